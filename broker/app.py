@@ -1,0 +1,161 @@
+"""The program: builds the parts, runs their tasks in one group, drains on a signal.
+
+Caller: ``broker.__main__``.  Order of opening: the CLI answers ``--version``, then the ports, then spares are started.
+Order of ending: no new sockets, turns end or the deadline comes, sessions, children, ports.
+"""
+
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import msgspec
+import structlog
+from websockets.asyncio.server import Server as WebSocketServer
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
+
+from broker import __version__
+from broker.auth import Authenticator
+from broker.config import Config, endpoint
+from broker.http import AdminSite, PublicSite
+from broker.launcher import Launcher, find_cli
+from broker.metrics import Metrics
+from broker.orphans import become_subreaper, kill_adopted
+from broker.pool import Pool
+from broker.registry import Registry
+from broker.server import Server
+
+log = structlog.get_logger(__name__)
+
+READY_LOOK_S = 0.02
+
+
+class App:
+    """All parts of a running broker.  Implements ``broker.http.Readiness``."""
+
+    def __init__(self, config: Config, cli: str) -> None:
+        """Build everything that opens no port.  Raises ``CliMissing``, ``ConfigError``, ``OSError``."""
+        self.config = config
+        found = find_cli(config.cli.command if cli == "auto" else cli)
+        self.metrics = Metrics(config.pool.profiles)
+        self.metrics.built(found.version)
+        models = {name: profile.model for name, profile in config.pool.profiles.items()}
+        self._launcher = Launcher(found, Path(config.state.dir), models, config.cli.env)
+        self._launcher.sweep_directories()
+        self.pool_ = Pool(config, self._launcher, self.metrics)
+        self.auth = Authenticator(config)
+        self.registry = Registry(config, self.pool_, self.metrics)
+        self._public = PublicSite(config, self)
+        self._admin = AdminSite(config, self, self.metrics)
+        self.server = Server(config, self.registry, self.pool_, self.auth, self.metrics, self._public)
+
+    # -- readiness --
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether new sessions are welcome."""
+        if self.server.is_draining:
+            return False, "draining"
+        return (True, "") if self.pool_.is_ready else (False, "no process is warm yet")
+
+    def pool(self) -> dict[str, dict[str, int]]:
+        """Processes by profile and state."""
+        return self.pool_.statistics()
+
+    def is_draining(self) -> bool:
+        """Whether the program is on its way out."""
+        return self.server.is_draining
+
+    # -- running --
+
+    async def run(self, port_file: Path | None) -> None:
+        """Serve until SIGTERM or SIGINT; a second one skips the waiting.  Raises ``OSError`` when a port is taken."""
+        become_subreaper()
+        async with self._admin_port() as admin_port:
+            port = await self.server.open()
+            if port_file is not None:
+                _write_ports(port_file, port, admin_port)
+            log.info("broker.listening", version=__version__, listen=port, admin=admin_port,
+                     cli=self.pool_.cli_version, simulated=self.pool_.is_simulated)  # fmt: skip
+            async with anyio.create_task_group() as ports:
+                ports.start_soon(self.server.run)
+                await self._run_until_signal()
+                ports.cancel_scope.cancel()
+        killed = await kill_adopted()
+        self._launcher.sweep_directories()
+        log.info("broker.ended", orphans_killed=killed)
+
+    async def _run_until_signal(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with anyio.create_task_group() as pool_group:
+                pool_group.start_soon(self.pool_.run)
+                pool_group.start_soon(self.auth.run)
+                async with anyio.create_task_group() as sessions:
+                    sessions.start_soon(self.registry.run)
+                    sessions.start_soon(self._note_ready)
+                    number = await anext(signals)
+                    log.info("broker.draining", signal=signal.Signals(number).name)
+                    await self._drain(signals)
+                    sessions.cancel_scope.cancel()
+                pool_group.cancel_scope.cancel()
+
+    async def _drain(self, signals: AsyncIterator[signal.Signals]) -> None:
+        self.server.stop_listening()
+        async with anyio.create_task_group() as group:
+
+            async def hurry() -> None:
+                await anext(signals)
+                log.info("broker.second_signal")
+                group.cancel_scope.cancel()
+
+            group.start_soon(hurry)
+            await self.registry.drain(self.config.stop.drain_timeout_s)
+            with anyio.move_on_after(CLOSE_BOUND_S):
+                await self.server.wait_empty()
+            group.cancel_scope.cancel()
+
+    async def _note_ready(self) -> None:
+        """Let sockets in once the first spare is warm."""
+        began = time.monotonic()
+        while not self.pool_.is_ready:
+            await anyio.sleep(READY_LOOK_S)
+        self.server.has_been_ready = True
+        log.info("broker.ready", after_s=round(time.monotonic() - began, 3))
+
+    @asynccontextmanager
+    async def _admin_port(self) -> AsyncIterator[int]:
+        host, port = endpoint(self.config.admin.listen)
+        server: WebSocketServer = await serve(
+            _no_websocket, host, port, process_request=self._answer_admin, server_header=None, open_timeout=10
+        )
+        real_port: int = next(iter(server.sockets)).getsockname()[1]
+        self._admin.listening_on(real_port)
+        try:
+            yield real_port
+        finally:
+            server.close()
+
+    def _answer_admin(self, connection: ServerConnection, request: Request) -> Response:
+        return self._admin.respond(request)
+
+
+CLOSE_BOUND_S = 5.0
+"""For closing handshakes after a drain; what is left is aborted."""
+
+
+async def run(config: Config, cli: str, port_file: Path | None) -> None:
+    """Run a broker to its end; see ``App``."""
+    await App(config, cli).run(port_file)
+
+
+async def _no_websocket(connection: ServerConnection) -> None:
+    """Never called: the admin port answers every request before an upgrade."""
+
+
+def _write_ports(path: Path, listen: int, admin: int) -> None:
+    """Tell the chosen ports; renamed into place, so that a reader sees all of it or nothing."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(msgspec.json.encode({"listen": listen, "admin": admin}))
+    part.replace(path)

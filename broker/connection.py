@@ -1,0 +1,308 @@
+"""One socket: hello, the receive loop, and an outbox that is a cursor in the session's log.
+
+Owner: the handler task that ``websockets`` starts for each connection (a bulkhead).  It attaches to a session and
+detaches; it owns nothing of it.  Sending happens in ``pump``, synchronously: whoever adds frames wakes the readers,
+the kernel says when it can take more.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+import anyio
+import structlog
+from msgspec import UNSET
+from websockets.exceptions import ConnectionClosed
+
+from broker import policy
+from broker.auth import Authenticator, Identity
+from broker.config import Config
+from broker.errors import BrokerError
+from broker.metrics import Metrics
+from broker.pool import Pool
+from broker.registry import Entry, Registry
+from broker.tenant_socket import TenantSocket
+from broker.welcome import welcome
+from protocol import codec
+from protocol.codes import RETRYABLE_ERRORS, CloseCode, ErrorCode, Start
+from protocol.controls import decode_control
+from protocol.errors import ClientError, ConnectionRefused
+from protocol.frames import (
+    PROTOCOL_VERSION,
+    Cancel,
+    ClientFrame,
+    ControlRequest,
+    ControlResponse,
+    End,
+    Error,
+    Hello,
+    KeepAlive,
+    Ping,
+    Pong,
+    ServerFrame,
+    User,
+    UserMessage,
+)
+from protocol.wire import text_frame
+
+log = structlog.get_logger(__name__)
+
+BATCH_BYTES = 262144
+"""Most bytes of one write (or one larger frame); then the kernel has to take them all."""
+OUTBOX_FRAMES = 64
+"""Frames of the connection that may wait unsent; then no more of the client's frames are read."""
+BAD_FRAMES = 3
+BAD_FRAMES_WITHIN_S = 10.0
+CLOSE_DEADLINE_S = 2.0
+"""For unsent frames, and again for the closing handshake; then the transport is aborted."""
+
+
+class Connection:
+    """A client's connection.  Implements ``broker.exchange.Reader``."""
+
+    def __init__(
+        self, socket: TenantSocket, config: Config, registry: Registry, pool: Pool, auth: Authenticator, metrics: Metrics
+    ) -> None:
+        self._socket = socket
+        self._config = config
+        self._registry = registry
+        self._pool = pool
+        self._auth = auth
+        self._metrics = metrics
+        self.instance = ""
+        self.identity: Identity | None = None
+        self.on_identified: Callable[[], None] = lambda: None
+        self._entry: Entry | None = None
+        self._cursor = 0
+        self._outbox: deque[tuple[int, bytes]] = deque()
+        self._room = anyio.Event()
+        self._closing: tuple[CloseCode, str] | None = None
+        self._scope = anyio.CancelScope()
+        self._bad_frames: deque[float] = deque(maxlen=BAD_FRAMES)
+        socket.on_writable = self.pump
+
+    # -- the task --------------------------------------------------------------------------------------------------
+
+    async def run(self, identity: Identity | None) -> None:
+        """Serve the connection to its end.  ``identity`` is set when the handshake carried a token."""
+        self.identity = identity
+        try:
+            with self._scope:
+                await self._serve()
+        except ConnectionClosed:
+            pass
+        except ConnectionRefused as refused:
+            self._closing = self._closing or (refused.close, refused.reason)
+        except (ClientError, BrokerError) as error:
+            self._refuse(error)
+            self._closing = self._closing or (error.close or CloseCode.BAD_FRAME, error.code.value)
+        finally:
+            with anyio.CancelScope(shield=True):
+                if self._entry is not None:
+                    await self._finish()
+                    self._entry.tenure.detach(self)
+                else:
+                    await self._finish()
+
+    async def _serve(self) -> None:
+        hello, received_at = await self._hello()
+        await self._open(hello, received_at)
+        self._socket.set_max_message_bytes(self._config.server.max_message_bytes)
+        while True:
+            data = await self._receive()
+            await self._wait_for_room()
+            self._handle(data, time.monotonic())
+
+    async def _hello(self) -> tuple[Hello, float]:
+        with anyio.move_on_after(self._config.server.hello_timeout_s) as deadline:
+            data = await self._receive()
+        if deadline.cancelled_caught:
+            raise ConnectionRefused(CloseCode.HELLO_TIMEOUT)
+        return codec.decode_hello(data), time.monotonic()
+
+    async def _receive(self) -> bytes:
+        data = await self._socket.recv()
+        if isinstance(data, bytes):
+            raise ConnectionRefused(CloseCode.BAD_FRAME, "binary frames are not part of broker.v1")
+        return data.encode()
+
+    async def _wait_for_room(self) -> None:
+        while len(self._outbox) >= OUTBOX_FRAMES:
+            self._room = anyio.Event()
+            await self._room.wait()  # bounded by the stall watch, which cuts a peer that takes nothing
+
+    # -- hello -----------------------------------------------------------------------------------------------------
+
+    async def _open(self, hello: Hello, received_at: float) -> None:
+        if hello.protocol != PROTOCOL_VERSION:
+            raise ConnectionRefused(CloseCode.PROTOCOL_VERSION, f"this broker speaks protocol {PROTOCOL_VERSION}")
+        identity, subject = self._identify(hello)
+        policy.check_supported(hello)
+        policy.check_options(hello.options, identity.policy)
+        self.instance = hello.client.instance
+        self._check_credentials(hello, identity)
+        entry, is_new = self._registry.open(hello.session, identity, subject)
+        self._registry.replace(entry.session, self)
+        ignored = entry.tenure.take_options(hello.options, identity.credentials, self)
+        was_live = entry.tenure.is_live
+        await entry.tenure.wait_ready(self)
+        self._attach(entry, hello, received_at, ignored, is_attached=was_live and not is_new)
+
+    def _identify(self, hello: Hello) -> tuple[Identity, str]:
+        """Decided once: what the handshake carried wins over hello."""
+        auth = hello.auth
+        if self.identity is None:
+            self.identity = self._auth.authenticate(auth.token if auth is not None else None)
+            self.on_identified()
+        identity = self.identity
+        named = auth.subject if auth is not None else None
+        if identity.subject == "*":
+            return identity, named or "*"
+        if named is not None and named != identity.subject:
+            raise ConnectionRefused(CloseCode.NOT_ALLOWED, "the token speaks for another subject")
+        return identity, identity.subject
+
+    def _check_credentials(self, hello: Hello, identity: Identity) -> None:
+        """A real CLI needs somebody's credential, and hello is where it comes from."""
+        if self._pool.is_simulated or identity.policy.credentials == "server" or self._config.cli.env:
+            return
+        if hello.options.credentials is UNSET and hello.session.mode == "new":
+            message = "options.credentials is needed: oauth_token, api_key or auth_token"
+            raise ClientError(ErrorCode.CREDENTIALS_REQUIRED, message, close=CloseCode.BIND_FAILED)
+
+    def _attach(self, entry: Entry, hello: Hello, received_at: float, ignored: list[str], *, is_attached: bool) -> None:
+        """Welcome and attach in one breath: no frame can slip between."""
+        session, lease = entry.session, entry.tenure.lease
+        assert lease is not None
+        resume = session.log.resume(hello.session.epoch, hello.session.last_seq)
+        frame = welcome(
+            session,
+            hello,
+            resume,
+            start=Start.ATTACHED if is_attached else lease.start,
+            miss_reason=None if is_attached else lease.miss_reason,
+            ready_ms=(time.monotonic() - received_at) * 1e3,
+            ignored=ignored,
+            cli=(self._pool.cli_version, self._pool.is_simulated),
+            config=self._config,
+        )
+        self._entry = entry
+        self._cursor = resume.cursor
+        self._outbox.append((0, text_frame(codec.encode_server(frame))))
+        entry.tenure.attach(self)
+        self.pump()
+        log.info("connection.attached", session=session.key[2], tenant=session.key[0], start=frame.start)
+
+    # -- receiving -------------------------------------------------------------------------------------------------
+
+    def _handle(self, data: bytes, received_at: float) -> None:
+        """One frame of the client.  A mistake is told and the connection stays; too many in a row end it."""
+        assert self._entry is not None
+        try:
+            frame = codec.decode_client(data)
+            if isinstance(frame, User | ControlRequest | ControlResponse | KeepAlive):
+                self._metrics.unknown_fields(codec.count_unknown_fields(frame, data))
+            self._dispatch(frame, received_at, self._entry)
+        except ClientError as error:
+            self._refuse(error)
+            if error.close is not None:
+                raise ConnectionRefused(error.close, error.code.value) from error
+            if error.code in (ErrorCode.BAD_FRAME, ErrorCode.BAD_OPTIONS):
+                self._count_bad_frame(received_at)
+
+    def _dispatch(self, frame: ClientFrame, received_at: float, entry: Entry) -> None:
+        session = entry.session
+        match frame:
+            case User() | UserMessage():
+                session.submit(frame, self, received_at)
+            case ControlRequest(request_id=request_id, request=request):
+                session.control(request_id, decode_control(request, request_id), self)
+            case ControlResponse():
+                session.exchange.answer(frame, self)
+            case Cancel(id=message_id):
+                session.cancel(message_id)
+            case Ping(t=t):
+                self.send(Pong(t))
+            case KeepAlive():
+                pass
+            case End():
+                entry.tenure.end()
+            case Hello():
+                raise ClientError(ErrorCode.BAD_FRAME, "broker.hello comes once, first")
+
+    def _count_bad_frame(self, now: float) -> None:
+        self._bad_frames.append(now)
+        if len(self._bad_frames) == BAD_FRAMES and now - self._bad_frames[0] <= BAD_FRAMES_WITHIN_S:
+            raise ConnectionRefused(CloseCode.BAD_FRAME, f"{BAD_FRAMES} bad frames in {BAD_FRAMES_WITHIN_S:g} s")
+
+    def _refuse(self, error: ClientError | BrokerError) -> None:
+        self._metrics.protocol_error(error.code.value)
+        retry_ms = error.retry_after_ms if isinstance(error, BrokerError) else None
+        ref = error.ref if isinstance(error, ClientError) else None
+        self.send(Error(error.code, error.message, error.code in RETRYABLE_ERRORS, retry_ms, ref))
+
+    # -- sending ---------------------------------------------------------------------------------------------------
+
+    def send(self, frame: ServerFrame) -> None:
+        """Queue a frame of this connection, after everything that is in the log now."""
+        after = self._entry.session.log.head if self._entry is not None else 0
+        self._outbox.append((after, text_frame(codec.encode_server(frame))))
+        self.pump()
+
+    def wake(self) -> None:
+        """New frames are in the log."""
+        self.pump()
+
+    def pump(self) -> None:
+        """Write what there is, a batch at a time, for as long as the kernel takes everything."""
+        socket = self._socket
+        while socket.can_write:
+            batch = self._next_batch()
+            if not batch:
+                return
+            socket.write_frames(batch)
+
+    def _next_batch(self) -> bytes:
+        parts: list[bytes] = []
+        outbox = self._outbox
+        while outbox and (outbox[0][0] <= self._cursor or self._entry is None):
+            parts.append(outbox.popleft()[1])
+        if len(outbox) < OUTBOX_FRAMES:
+            self._room.set()
+        if self._entry is not None:
+            replay = self._entry.session.log
+            if replay.has_fallen_off(self._cursor):
+                self.close_soon(CloseCode.SLOW_CONSUMER, "fell off the replay log")
+                return b"".join(parts)
+            frames, self._cursor = replay.read(self._cursor, BATCH_BYTES, outbox[0][0] if outbox else None)
+            parts += frames
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    # -- ending ----------------------------------------------------------------------------------------------------
+
+    def close_soon(self, code: CloseCode, reason: str) -> None:
+        """End the connection once what is queued has gone out."""
+        if self._closing is None:
+            self._closing = (code, reason)
+            self._scope.cancel()
+
+    async def _finish(self) -> None:
+        """Offer what is unsent and the close frame, each for a bounded time; then abort."""
+        socket = self._socket
+        code, reason = self._closing or (CloseCode.ENDED, "")
+        self._metrics.disconnected(self._reason())
+        with anyio.move_on_after(CLOSE_DEADLINE_S):
+            self.pump()
+            while socket.unsent_bytes and not socket.transport.is_closing():
+                await anyio.sleep(0.01)
+            await socket.close(code, reason)
+        socket.cut("close_deadline")
+        if self._entry is not None:
+            log.info("connection.closed", session=self._entry.session.key[2], reason=self._reason())
+
+    def _reason(self) -> str:
+        if self._socket.cut_reason is not None:
+            return self._socket.cut_reason
+        if self._closing is not None:
+            return self._closing[0].label
+        return "client"

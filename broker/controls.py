@@ -1,0 +1,76 @@
+"""Control requests in flight: the broker's own ids, who asked, and replies kept for a client that reconnects.
+
+Pure: no I/O; ``now`` is seconds of a monotonic clock.  Owner: one ``broker.session.Session``.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from protocol.cli import Answer
+from protocol.controls import Control
+
+MAX_IN_FLIGHT = 8
+DEADLINE_S = 60.0
+KEPT_S = 60.0
+MAX_KEPT = 256
+
+
+@dataclass(slots=True)
+class Asked:
+    """One control request of a client, from its frame to its reply."""
+
+    instance: str
+    request_id: str
+    control: Control
+    deadline: float
+    reply: bytes | None = None
+    replied_at: float = 0.0
+
+
+class Controls:
+    """``ask`` gives the id under which the CLI is asked; ``answer`` finds the client's request again."""
+
+    def __init__(self) -> None:
+        self._by_cli_id: dict[str, Asked] = {}
+        self._by_client: OrderedDict[tuple[str, str], Asked] = OrderedDict()
+        self._next = 1
+
+    def repeat(self, instance: str, request_id: str, now: float) -> Asked | None:
+        """The same request of the same client instance, in flight or replied to less than 60 s ago."""
+        known = self._by_client.get((instance, request_id))
+        if known is None or (known.reply is not None and now - known.replied_at > KEPT_S):
+            return None
+        return known
+
+    def ask(self, instance: str, request_id: str, control: Control, now: float) -> tuple[str, Asked] | None:
+        """Register a request; None when ``MAX_IN_FLIGHT`` are open."""
+        if len(self._by_cli_id) >= MAX_IN_FLIGHT:
+            return None
+        cli_id = f"client-{self._next}"
+        self._next += 1
+        asked = Asked(instance, request_id, control, now + DEADLINE_S)
+        self._by_cli_id[cli_id] = asked
+        self._by_client[instance, request_id] = asked
+        while len(self._by_client) > MAX_KEPT:
+            self._by_client.popitem(last=False)
+        return cli_id, asked
+
+    def answered(self, answer: Answer) -> Asked | None:
+        """The request that the CLI answered, or None when it is not (or no more) one of ours."""
+        return self._by_cli_id.pop(answer.request_id, None)
+
+    def expired(self, now: float) -> list[Asked]:
+        """Take out the requests whose deadline has passed."""
+        late = [cli_id for cli_id, asked in self._by_cli_id.items() if asked.deadline <= now]
+        return [self._by_cli_id.pop(cli_id) for cli_id in late]
+
+    def drop_all(self) -> list[Asked]:
+        """Take out everything in flight: the process is gone."""
+        asked = list(self._by_cli_id.values())
+        self._by_cli_id.clear()
+        return asked
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When the next request expires."""
+        return min((asked.deadline for asked in self._by_cli_id.values()), default=None)

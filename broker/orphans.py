@@ -1,0 +1,81 @@
+"""Descendants that outlive their process: found by a marker in their environment, killed and reaped.
+
+The broker is a child subreaper, so whatever a dying CLI leaves behind becomes the broker's own child, also a daemon
+that left the process group.  Callers: ``broker.process`` after each death, ``broker.app`` at start and at the end.
+"""
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+MARKER: Final = "BROKER_SLOT"
+_PR_SET_CHILD_SUBREAPER: Final = 36
+SWEEP_DEADLINE_S: Final = 2.0
+
+
+def become_subreaper() -> bool:
+    """Adopt orphaned descendants from now on; False where the kernel refuses (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+async def kill_marked(marker: str) -> int:
+    """Kill every adopted descendant whose environment holds ``BROKER_SLOT=marker``; returns how many.
+
+    Killing one may hand its own children over, so it looks until a round finds none, at most ``SWEEP_DEADLINE_S``.
+    """
+    wanted = f"{MARKER}={marker}".encode()
+    return await _kill(lambda pid: wanted in _environment(pid))
+
+
+async def kill_adopted() -> int:
+    """Kill whatever is left of any slot, at the broker's end, when no slot lives; returns how many."""
+    prefix = f"{MARKER}=".encode()
+    return await _kill(lambda pid: any(entry.startswith(prefix) for entry in _environment(pid)))
+
+
+async def _kill(is_meant: Callable[[int], bool]) -> int:
+    killed = 0
+    deadline = time.monotonic() + SWEEP_DEADLINE_S
+    while found := [pid for pid in _children() if is_meant(pid)]:
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+            killed += 1
+        await _reap(found)
+        if time.monotonic() > deadline:
+            break
+    return killed
+
+
+def _children() -> list[int]:
+    """Direct children of this process; the marker tells whose they were."""
+    children: list[int] = []
+    for task in Path("/proc/self/task").iterdir():
+        children += map(int, (task / "children").read_text().split())
+    return children
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+async def _reap(pids: list[int]) -> None:
+    for pid in pids:
+        with anyio.move_on_after(SWEEP_DEADLINE_S):
+            while not _is_reaped(pid):
+                await anyio.sleep(0.002)
+
+
+def _is_reaped(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True

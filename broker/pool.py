@@ -1,0 +1,385 @@
+"""The warm pool: a shell around the ledger of ``broker.slots`` that spawns, proves, leases, refills and ends processes.
+
+Owner task: ``run``, in the root task group of ``broker.app``; it holds one supervisor task per child.  Caller:
+``broker.session`` (``async with pool.lease(...)`` is the whole ownership of a process).
+"""
+
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+import anyio.abc
+import structlog
+
+from broker.config import Config
+from broker.errors import BrokerError, ProcessError
+from broker.launcher import Launch, Launcher, SessionDirectory
+from broker.metrics import Metrics
+from broker.process import Process
+from broker.slots import PoolFull, Slot, Slots, SlotState, Target, Waiter
+from protocol.cli import control_line, decode_answer_line
+from protocol.codes import CloseCode, ErrorCode, FailureReason, MissReason, Start
+from protocol.lines import Line
+
+log = structlog.get_logger(__name__)
+
+PROBE_ID = "ready"
+CHECK_EVERY_S = 5.0
+STARTING_NICE = 10
+"""Niceness while a process starts: starting burns about a second of CPU that live turns need more."""
+HOLD_REFILL_S = 2.0
+"""Longest time that spares wait for turns that wait for their first token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A conversation that wants its next process."""
+
+    directory: SessionDirectory
+    session_id: str
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A process that is one session's until the ``async with`` block ends.  It is never leased again."""
+
+    process: Process
+    launch: Launch
+    start: Start
+    miss_reason: MissReason | None
+    profile: str
+    keep_directory: bool = False
+    found_transcript: bool = True
+    on_exit: Callable[[], None] = lambda: None
+
+
+class _Child:
+    """What the shell knows of a slot: its process, and the scope whose cancellation ends it."""
+
+    def __init__(self, again: Again | None) -> None:
+        self.again = again
+        self.process: Process | None = None
+        self.launch: Launch | None = None
+        self.lease: Lease | None = None
+        self.found_transcript = True
+        self.scope = anyio.CancelScope()
+
+
+class Pool:
+    """Leases warm processes.  All methods belong to the event loop's thread."""
+
+    def __init__(self, config: Config, launcher: Launcher, metrics: Metrics) -> None:
+        self._config = config.pool
+        self._stop_config = config.stop
+        self._launcher = launcher
+        self._metrics = metrics
+        self.profiles = config.pool.profiles
+        self._slots = Slots(
+            {name: Target(profile.warm, profile.max) for name, profile in self.profiles.items()},
+            max_processes=config.pool.max_processes,
+            max_waiting=config.pool.max_waiting,
+            spawn_concurrency=config.pool.spawn_concurrency,
+        )
+        self._children: dict[int, _Child] = {}
+        self._agains: dict[Waiter, Again] = {}
+        self._served: dict[Waiter, anyio.Event] = {}
+        self._told: dict[Waiter, Callable[[int], None]] = {}
+        self._changed = anyio.Event()
+        self._awaiting_first_token = 0
+        self._held_since: float | None = None
+
+    @property
+    def cli_version(self) -> str:
+        """The version of the program behind every session."""
+        return self._launcher.cli.version
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether that program is the simulator."""
+        return self._launcher.cli.simulated
+
+    # -- running --
+
+    async def run(self) -> None:
+        """Keep the pool filled until cancelled; every child is then stopped within the stop ladder's bounds."""
+        async with anyio.create_task_group() as group:
+            try:
+                while True:
+                    self._changed = anyio.Event()
+                    self._carry_out(group)
+                    self._publish()
+                    with anyio.move_on_after(self._pause()):
+                        await self._changed.wait()
+                    self._recycle()
+            finally:
+                self._slots.is_closing = True
+
+    def _pause(self) -> float:
+        retry_at = self._slots.next_start_at(time.monotonic())
+        soon = CHECK_EVERY_S if retry_at is None else max(0.01, min(CHECK_EVERY_S, retry_at - time.monotonic()))
+        return min(soon, 0.05) if self._held_since is not None else soon
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+    def _carry_out(self, group: anyio.abc.TaskGroup) -> None:
+        now = time.monotonic()
+        plan = self._slots.plan(now, hold_refill=self._hold_refill(now))
+        for slot in plan.retire:
+            self._children[slot.id].scope.cancel()
+        for slot in plan.start:
+            again = self._agains.get(slot.reserved_for) if slot.reserved_for is not None else None
+            self._children[slot.id] = child = _Child(again)
+            group.start_soon(self._supervise, slot, child, name=f"slot-{slot.id}")
+        for position, waiter in enumerate(self._slots.waiting, 1):
+            if waiter in self._told:
+                self._told[waiter](position)
+
+    def _hold_refill(self, now: float) -> bool:
+        if not self._awaiting_first_token:
+            self._held_since = None
+            return False
+        if self._held_since is None:
+            self._held_since = now
+        return now - self._held_since < HOLD_REFILL_S
+
+    def _recycle(self) -> None:
+        """Retire spares that are too old or too large; a replacement is started by the next plan."""
+        now = time.monotonic()
+        for slot in self._slots:
+            if slot.state is not SlotState.WARM:
+                continue
+            profile, process = self.profiles[slot.profile], self._children[slot.id].process
+            is_old = now - slot.born_at > profile.max_age_s
+            if is_old or (process is not None and process.resident_bytes > profile.max_rss_mb * 2**20):
+                log.info("pool.recycled", slot=slot.id, reason="age" if is_old else "rss")
+                self._slots.stop(slot)
+                self._children[slot.id].scope.cancel()
+
+    def _publish(self) -> None:
+        for profile in self.profiles:
+            for state in SlotState:
+                if state is not SlotState.GONE:
+                    self._metrics.pool_processes(profile, state, self._slots.count(profile, state))
+
+    def statistics(self) -> dict[str, dict[str, int]]:
+        """Processes by profile and state, and who waits."""
+        states = [state for state in SlotState if state is not SlotState.GONE]
+        return {name: {s.value: self._slots.count(name, s) for s in states} for name in self.profiles}
+
+    @property
+    def is_full(self) -> bool:
+        """``max_processes`` are there: whoever waits, waits for somebody to leave."""
+        return len(list(self._slots)) >= self._config.max_processes
+
+    @property
+    def is_ready(self) -> bool:
+        """A spare is warm, or none is wanted."""
+        return any(
+            profile.warm == 0 or self._slots.count(name, SlotState.WARM) or self._slots.count(name, SlotState.LEASED)
+            for name, profile in self.profiles.items()
+        )
+
+    # -- one child --
+
+    async def _supervise(self, slot: Slot, child: _Child) -> None:
+        """One child from spawn to the end of its tree.  A bulkhead: whatever fails here ends this slot only."""
+        try:
+            try:
+                with child.scope:
+                    await self._bring_up(slot, child)
+                    assert child.process is not None
+                    await child.process.supervise()
+                    self._on_exit(slot, child)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._take_down(slot, child)
+        except (ProcessError, OSError, TimeoutError) as error:
+            log.warning("process.start_failed", slot=slot.id, error=str(error) or "pool.start_timeout_s is over",
+                        stderr=child.process.stderr_tail if child.process else "")  # fmt: skip
+        except Exception:
+            log.exception("process.supervisor_failed", slot=slot.id)
+
+    async def _bring_up(self, slot: Slot, child: _Child) -> None:
+        started = time.monotonic()
+        again = child.again
+        if again is None:
+            child.launch = self._launcher.fresh(slot.profile)
+        else:
+            child.launch, child.found_transcript = self._launcher.again(slot.profile, again.directory, again.session_id)
+        child.process = process = await Process.start(child.launch)
+        if again is None:
+            process.set_priority(STARTING_NICE)
+        with anyio.fail_after(self._config.start_timeout_s):
+            await _prove_ready(process)
+        process.set_priority(0)
+        self._metrics.process_started(slot.profile, time.monotonic() - started)
+        log.info("process.ready", slot=slot.id, pid=process.pid, start_s=round(time.monotonic() - started, 3))
+        waiter = self._slots.ready(slot)
+        if waiter is not None:
+            self._serve(waiter)
+        self._wake()
+
+    def _on_exit(self, slot: Slot, child: _Child) -> None:
+        assert child.process is not None
+        if slot.state is SlotState.WARM:
+            log.warning("pool.spare_died", slot=slot.id, returncode=child.process.returncode)
+            self._slots.stop(slot)
+        if child.lease is not None:
+            child.lease.on_exit()
+
+    async def _take_down(self, slot: Slot, child: _Child) -> None:
+        process = child.process
+        if process is not None:
+            async with anyio.create_task_group() as group:
+                if not process.exited.is_set():
+                    group.start_soon(process.supervise)
+                grace = self._stop_config
+                await process.stop(grace.eof_grace_s, grace.term_grace_s)
+                await process.exited.wait()
+            log.info("process.gone", slot=slot.id, pid=process.pid, returncode=process.returncode)
+        own = slot.reserved_for
+        if self._slots.exited(slot, time.monotonic(), random.random()):  # noqa: S311 - jitter
+            self._refuse_if_broken(slot.profile)
+        if own is not None:
+            self._serve(own)
+        del self._children[slot.id]
+        keeps = child.again is not None or (child.lease is not None and child.lease.keep_directory)
+        if child.launch is not None and not keeps:
+            await anyio.to_thread.run_sync(child.launch.directory.wipe)
+        self._wake()
+
+    def _refuse_if_broken(self, profile: str) -> None:
+        if self._slots.breaker_retry_s(profile, time.monotonic()) is not None:
+            log.error("pool.breaker_open", profile=profile)
+            for waiter in self._slots.refuse_all(profile):
+                self._serve(waiter)
+
+    def _serve(self, waiter: Waiter) -> None:
+        served = self._served.get(waiter)
+        if served is not None:
+            served.set()
+
+    # -- leasing --
+
+    @asynccontextmanager
+    async def lease(
+        self, profile: str, tenant: str, *, again: Again | None, on_position: Callable[[int], None]
+    ) -> AsyncIterator[Lease]:
+        """Hold one process.  It is stopped when the block ends and never leased again.
+
+        ``again``: the next process of a conversation, started for it alone.  ``on_position`` is told the place in the
+        queue, from 1, at each change.  Raises ``BrokerError``: ``pool_unavailable`` at once when nobody may wait, or
+        close 4005 after ``pool.queue_timeout_s``.  A cancel while waiting loses the place in the queue, nothing else.
+        """
+        asked = time.monotonic()
+        waiter = await self._acquire(profile, tenant, again, on_position)
+        slot = waiter.slot
+        assert slot is not None
+        child = self._children[slot.id]
+        assert child.process is not None
+        assert child.launch is not None
+        assert slot.start is not None
+        lease = Lease(child.process, child.launch, slot.start, slot.miss_reason, profile,
+                      found_transcript=child.found_transcript)  # fmt: skip
+        child.lease = lease
+        self._metrics.acquired(profile, slot.start.value, time.monotonic() - asked)
+        self._wake()
+        try:
+            yield lease
+        finally:
+            if slot.state is SlotState.LEASED:
+                self._slots.stop(slot)
+            child.scope.cancel()
+            self._wake()
+
+    async def _acquire(
+        self, profile: str, tenant: str, again: Again | None, on_position: Callable[[int], None]
+    ) -> Waiter:
+        asked = time.monotonic()
+        try:
+            waiter = self._slots.acquire(profile, tenant, asked, own_start=again is not None)
+        except PoolFull as full:
+            self._metrics.acquired(profile, "rejected", 0.0)
+            raise _unavailable(full.message, full.retry_after_s) from full
+        if waiter.slot is not None:
+            return waiter
+        self._served[waiter] = served = anyio.Event()
+        self._told[waiter] = on_position
+        if again is not None:
+            self._agains[waiter] = again
+        self._wake()
+        try:
+            with anyio.move_on_after(self._config.queue_timeout_s):
+                await served.wait()
+        except anyio.get_cancelled_exc_class():
+            self._give_back(waiter)
+            raise
+        finally:
+            self._slots.withdraw(waiter)
+            self._served.pop(waiter, None)
+            self._told.pop(waiter, None)
+            self._agains.pop(waiter, None)
+        if waiter.is_served:
+            return waiter
+        if waiter.is_failed:
+            raise ProcessError(FailureReason.CLI_EXITED, "the process could not be started again")
+        waited = time.monotonic() - asked
+        if served.is_set():
+            self._metrics.acquired(profile, "rejected", waited)
+            raise _unavailable("processes keep failing to start", 5.0)
+        self._metrics.acquired(profile, "timeout", waited)
+        message = f"no process within pool.queue_timeout_s = {self._config.queue_timeout_s:g}"
+        raise BrokerError(ErrorCode.POOL_UNAVAILABLE, message, close=CloseCode.QUEUE_TIMEOUT, retry_after_ms=5000)
+
+    def _give_back(self, waiter: Waiter) -> None:
+        """Cancelled in the moment of being served: the process is ended, not handed on."""
+        if waiter.slot is not None:
+            self._slots.stop(waiter.slot)
+            self._children[waiter.slot.id].scope.cancel()
+            self._wake()
+
+    def first_token_awaited(self, change: int) -> None:
+        """Sessions tell +1 when a turn is written and -1 at its first token or end; spares are not started meanwhile."""
+        self._awaiting_first_token += change
+        if not self._awaiting_first_token:
+            self._wake()
+
+
+def _unavailable(message: str, retry_after_s: float) -> BrokerError:
+    return BrokerError(
+        ErrorCode.POOL_UNAVAILABLE,
+        message,
+        close=CloseCode.POOL_UNAVAILABLE,
+        retry_after_ms=max(100, round(retry_after_s * 1000)),
+    )
+
+
+async def _prove_ready(process: Process) -> None:
+    """Ask for the binary's version, the one question that a CLI answers without spending its ``initialize``.
+
+    Raises ``ProcessError`` when the process dies first; the caller sets the deadline.
+    """
+    settled = anyio.Event()
+
+    def on_lines(lines: list[Line]) -> None:
+        for line in lines:
+            answer = decode_answer_line(line) if isinstance(line, bytes) and line[:1] == b"{" else None
+            if answer is not None and answer.request_id == PROBE_ID:
+                settled.set()
+
+    async def until_dead() -> None:
+        await process.dead.wait()
+        settled.set()
+
+    process.on_lines = on_lines
+    process.write(control_line(PROBE_ID, {"subtype": "get_binary_version"}))
+    async with anyio.create_task_group() as group:
+        group.start_soon(until_dead)
+        await settled.wait()
+        group.cancel_scope.cancel()
+    if process.returncode is not None:
+        raise ProcessError(FailureReason.CLI_EXITED, f"exited with {process.returncode} before it was ready")

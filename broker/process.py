@@ -1,0 +1,219 @@
+"""One child process: start, write lines, get batches of lines, know its death, end its whole tree.
+
+Owner: the pool's supervisor of the slot, inside ``broker.pool``.  Whoever holds the lease sets ``on_lines``.
+Linux only: a pidfd decides death, never EOF (a grandchild may hold the pipe for ever).
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import structlog
+
+from broker.errors import ProcessError
+from broker.launcher import Launch
+from broker.orphans import kill_marked
+from protocol.codes import FailureReason
+from protocol.lines import Line, LineFramer
+
+log = structlog.get_logger(__name__)
+
+STDERR_RING_BYTES = 64 * 1024
+STDIN_BUFFER_BYTES = 32 * 1024 * 1024
+"""Unread input that a child may pile up: one message of the largest size, its controls, and some air."""
+DRAIN_AFTER_DEATH_S = 0.25
+"""How long stdout may stay open after the process is dead: its last lines are in the pipe, an heir may hold it."""
+
+Lines = Callable[[list[Line]], None]
+
+
+class _Stdout(asyncio.Protocol):
+    """Turns each read into one batch of lines."""
+
+    def __init__(self, process: "Process") -> None:
+        self._process = process
+        self._framer = LineFramer()
+
+    def data_received(self, data: bytes) -> None:
+        lines = self._framer.feed(data)
+        if lines:
+            self._process.on_lines(lines)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._process.stdout_closed.set()
+
+
+class _Stderr(asyncio.Protocol):
+    """Always drained, the last 64 KiB kept."""
+
+    def __init__(self, ring: deque[bytes]) -> None:
+        self._ring = ring
+        self._size = 0
+
+    def data_received(self, data: bytes) -> None:
+        self._ring.append(data[-STDERR_RING_BYTES:])
+        self._size += len(self._ring[-1])
+        while self._size > STDERR_RING_BYTES and len(self._ring) > 1:
+            self._size -= len(self._ring.popleft())
+
+
+class Process:
+    """A running child.  Make one with ``await Process.start(launch)``."""
+
+    def __init__(self, popen: "subprocess.Popen[bytes]", launch: Launch) -> None:
+        self._popen = popen
+        self._launch = launch
+        self.pid = popen.pid
+        self.returncode: int | None = None
+        self.on_lines: Lines = _ignore
+        self.stdout_closed = asyncio.Event()
+        self.exited = asyncio.Event()
+        """Set once the process is dead, its stdout read to the end (or given up) and its tree killed."""
+        self._stderr: deque[bytes] = deque()
+        self.dead = asyncio.Event()
+        self._pidfd = os.pidfd_open(popen.pid)
+        self._stdin: asyncio.WriteTransport | None = None
+        self._readers: list[asyncio.ReadTransport] = []
+
+    @classmethod
+    async def start(cls, launch: Launch) -> "Process":
+        """Spawn the child.  Raises ``ProcessError`` when it cannot be executed.
+
+        The standard library's ``subprocess`` uses vfork: about 1 ms, whatever the broker's size, where a loop's own
+        spawn may fork.  Called on the main thread: PDEATHSIG fires when the spawning *thread* ends.
+        A cancel while the pipes are being attached kills the child.
+        """
+        try:
+            popen = subprocess.Popen(  # noqa: ASYNC220, S603 - vfork, about 1 ms; argv is the broker's own
+                launch.argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=launch.cwd,
+                env=launch.environment,
+                start_new_session=True,
+                umask=0o077,
+                bufsize=0,
+            )
+        except OSError as error:
+            raise ProcessError(FailureReason.CLI_EXITED, f"cannot start {launch.argv[0]}: {error.strerror}") from error
+        process = cls(popen, launch)
+        try:
+            await process._attach()
+        except BaseException:
+            process._kill_group()
+            popen.wait()
+            os.close(process._pidfd)
+            raise
+        return process
+
+    async def _attach(self) -> None:
+        loop = asyncio.get_running_loop()
+        popen = self._popen
+        assert popen.stdin and popen.stdout and popen.stderr
+        stdin, _ = await loop.connect_write_pipe(asyncio.Protocol, popen.stdin)
+        self._stdin = stdin
+        stdout, _ = await loop.connect_read_pipe(lambda: _Stdout(self), popen.stdout)
+        stderr, _ = await loop.connect_read_pipe(lambda: _Stderr(self._stderr), popen.stderr)
+        self._readers = [stdout, stderr]
+        loop.add_reader(self._pidfd, self._on_death)
+
+    # -- talking --
+
+    def write(self, line: bytes) -> None:
+        """Queue ``line`` for stdin; never waits.  Raises ``ProcessError`` when the child is gone or reads nothing."""
+        if self._stdin is None or self._stdin.is_closing() or self.returncode is not None:
+            raise ProcessError(FailureReason.CLI_EXITED, "the process has exited")
+        if self._stdin.get_write_buffer_size() + len(line) > STDIN_BUFFER_BYTES:
+            raise ProcessError(FailureReason.CLI_PROTOCOL, "the process does not read its stdin")
+        self._stdin.write(line)
+
+    @property
+    def stderr_tail(self) -> str:
+        """The last words of stderr, for an operator's log."""
+        return b"".join(self._stderr)[-2000:].decode(errors="replace")
+
+    # -- dying --
+
+    def _on_death(self) -> None:
+        """The pidfd is readable: a zombie now.  Its group is killed before it is reaped, so that the number is ours."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._kill_group()
+        self.returncode = self._popen.wait()
+        self.dead.set()
+
+    async def supervise(self) -> None:
+        """Wait for the death, read what is left, end the tree, close the pipes; then ``exited`` is set.
+
+        A cancel leaves the process running: the slot's supervisor then calls ``stop`` and this again, shielded.
+        """
+        await self.dead.wait()
+        with anyio.move_on_after(DRAIN_AFTER_DEATH_S):
+            await self.stdout_closed.wait()
+        await kill_marked(self._launch.marker)
+        self._close_pipes()
+        self.exited.set()
+
+    def _close_pipes(self) -> None:
+        for transport in self._readers:
+            transport.close()
+        if self._stdin is not None and not self._stdin.is_closing():
+            self._stdin.abort()
+
+    async def stop(self, eof_grace_s: float, term_grace_s: float) -> None:
+        """The stop ladder: stdin EOF, SIGTERM to the group, SIGKILL to the tree; returns when the process is dead.
+
+        Bounded by the two graces plus the kernel's time to kill.  Safe to call at any time and more than once.
+        """
+        if self._stdin is not None and not self._stdin.is_closing():
+            self._stdin.close()
+        with anyio.move_on_after(eof_grace_s):
+            await self.dead.wait()
+        if self.returncode is None:
+            self._signal_group(signal.SIGTERM)
+            with anyio.move_on_after(term_grace_s):
+                await self.dead.wait()
+        self.kill()
+        await self.dead.wait()
+
+    def kill(self) -> None:
+        """SIGKILL to the whole group at once; ``exited`` follows."""
+        if self.returncode is None:
+            self._kill_group()
+
+    def _kill_group(self) -> None:
+        self._signal_group(signal.SIGKILL)
+
+    def _signal_group(self, number: int) -> None:
+        try:
+            os.killpg(self.pid, number)
+        except (ProcessLookupError, PermissionError):  # the group is empty, or only zombies are left of it
+            pass
+
+    # -- being watched --
+
+    @property
+    def resident_bytes(self) -> int:
+        """Resident memory of the process itself, 0 when it is gone."""
+        try:
+            return int(Path(f"/proc/{self.pid}/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGESIZE")
+        except (OSError, IndexError):
+            return 0
+
+    def set_priority(self, nice: int) -> None:
+        """Set the niceness of every thread of the group, where the system allows."""
+        try:
+            os.setpriority(os.PRIO_PGRP, self.pid, nice)
+        except (PermissionError, ProcessLookupError):
+            log.debug("process.nice_refused", pid=self.pid, nice=nice)
+
+
+def _ignore(lines: list[Line]) -> None:
+    """Before anybody listens."""

@@ -1,0 +1,197 @@
+"""The public WebSocket port: admission before the upgrade, one handler per socket, and the watch over stalled ones.
+
+Owner task: ``run``, in the root task group of ``broker.app``.  Everything that can be refused cheaply is refused before
+the upgrade, by an HTTP status; no process is touched until hello has been judged.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from http import HTTPStatus
+
+import anyio
+import structlog
+from websockets.asyncio.server import Server as WebSocketServer
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
+
+from broker.auth import Authenticator, Identity, Unauthorized, presented_token
+from broker.config import Config, endpoint
+from broker.connection import Connection
+from broker.http import PublicSite, refusal
+from broker.metrics import Metrics
+from broker.pool import Pool
+from broker.registry import Registry
+from broker.tenant_socket import TenantSocket, tenant_socket
+from protocol.codes import CloseCode
+from protocol.frames import SUBPROTOCOL
+
+log = structlog.get_logger(__name__)
+
+CLOSE_TIMEOUT_S = 1.0
+
+
+class Server:
+    """Accepts tenants' sockets."""
+
+    def __init__(
+        self, config: Config, registry: Registry, pool: Pool, auth: Authenticator, metrics: Metrics, site: PublicSite
+    ) -> None:
+        self._config = config
+        self._registry = registry
+        self._pool = pool
+        self._auth = auth
+        self._metrics = metrics
+        self._site = site
+        self._server: WebSocketServer | None = None
+        self._connections: dict[TenantSocket, Connection] = {}
+        self._stalled: dict[TenantSocket, tuple[int, float]] = {}
+        self._silent: Counter[str] = Counter()
+        """Sockets per address that have neither a token nor a hello yet."""
+        self.has_been_ready = False
+        self.is_draining = False
+        auth.on_revoked(self._close_revoked)
+
+    async def open(self) -> int:
+        """Bind the port and return its number.  Raises ``OSError``."""
+        host, port = endpoint(self._config.server.listen)
+        limits = self._config.server
+        self._server = await serve(
+            self._on_socket,
+            host,
+            port,
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            select_subprotocol=_select_subprotocol,
+            process_request=self._admit,
+            create_connection=tenant_socket(limits.write_buffer_bytes, self._on_stalled),
+            compression=None,
+            server_header=None,
+            open_timeout=limits.hello_timeout_s,
+            ping_interval=limits.ping_interval_s,
+            ping_timeout=limits.ping_interval_s,
+            close_timeout=CLOSE_TIMEOUT_S,
+            max_size=limits.hello_max_bytes,
+            write_limit=0,
+            backlog=1024,
+        )
+        real_port: int = next(iter(self._server.sockets)).getsockname()[1]
+        self._site.listening_on(real_port)
+        return real_port
+
+    async def run(self) -> None:
+        """Watch the sockets whose bytes do not go out, until cancelled; then abort what is left."""
+        try:
+            while True:
+                await anyio.sleep(min(1.0, self._config.server.send_deadline_s / 4))
+                self._cut_stalled(time.monotonic())
+        finally:
+            self.stop_listening()
+            for socket in list(self._connections):
+                socket.cut("broker_stopped")
+
+    def stop_listening(self) -> None:
+        """Accept nothing more; open sockets go on."""
+        self.is_draining = True
+        if self._server is not None:
+            self._server.close(close_connections=False)
+
+    async def wait_empty(self) -> None:
+        """Until every socket is gone; the caller sets the deadline."""
+        while self._connections:
+            await anyio.sleep(0.01)
+
+    # -- before the upgrade ----------------------------------------------------------------------------------------
+
+    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+        response = self._site.respond(request)
+        if response is not None:
+            return response
+        if self.is_draining:
+            return refusal(HTTPStatus.SERVICE_UNAVAILABLE, "draining", retry_after_s=5)
+        if not self.has_been_ready:
+            return refusal(HTTPStatus.SERVICE_UNAVAILABLE, "no process is warm yet", retry_after_s=1)
+        try:
+            identity = self._presented(request)
+        except Unauthorized:
+            self._metrics.protocol_error(CloseCode.UNAUTHORIZED.label)
+            return refusal(HTTPStatus.UNAUTHORIZED, "the token is not valid")
+        limits = self._config.server
+        if identity is None and (
+            self._silent.total() >= limits.max_unauthenticated
+            or self._silent[_address(connection)] >= limits.max_unauthenticated_per_ip
+        ):
+            return refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many sockets without a hello", retry_after_s=1)
+        assert isinstance(connection, TenantSocket)
+        connection.identity = identity
+        return None
+
+    def _presented(self, request: Request) -> Identity | None:
+        headers = request.headers
+        token = presented_token(headers.get_all("Authorization"), headers.get_all("Sec-WebSocket-Protocol"))
+        if token is None:
+            return self._auth.authenticate(None) if self._config.auth.mode == "none" else None
+        return self._auth.authenticate(token)
+
+    # -- one socket ------------------------------------------------------------------------------------------------
+
+    async def _on_socket(self, socket: ServerConnection) -> None:
+        """A bulkhead: a bug in one connection ends that connection only."""
+        assert isinstance(socket, TenantSocket)
+        connection = Connection(socket, self._config, self._registry, self._pool, self._auth, self._metrics)
+        identity = socket.identity if isinstance(socket.identity, Identity) else None
+        self._connections[socket] = connection
+        address = _address(socket)
+        if identity is None:
+            self._silent[address] += 1
+            connection.on_identified = lambda: self._heard(address)
+        self._metrics.connection_moved(None, "open")
+        try:
+            await connection.run(identity)
+        except Exception:
+            log.exception("connection.failed")
+            socket.cut(CloseCode.INTERNAL.label)
+        finally:
+            if identity is None and connection.identity is None:
+                self._heard(address)
+            del self._connections[socket]
+            self._stalled.pop(socket, None)
+            self._metrics.connection_moved("open", None)
+
+    def _heard(self, address: str) -> None:
+        self._silent[address] -= 1
+        if self._silent[address] <= 0:
+            del self._silent[address]
+
+    def _close_revoked(self) -> None:
+        for connection in list(self._connections.values()):
+            if connection.identity is not None and not self._auth.still_valid(connection.identity):
+                connection.close_soon(CloseCode.REVOKED, "revoked")
+
+    # -- stalled sockets -------------------------------------------------------------------------------------------
+
+    def _on_stalled(self, socket: TenantSocket) -> None:
+        self._stalled[socket] = (socket.unsent_bytes, time.monotonic())
+
+    def _cut_stalled(self, now: float) -> None:
+        """Cut the sockets whose unsent bytes have not shrunk for ``server.send_deadline_s``."""
+        for socket, (unsent, since) in list(self._stalled.items()):
+            left = socket.unsent_bytes
+            if left == 0 or socket.transport.is_closing():
+                del self._stalled[socket]
+            elif left != unsent:
+                self._stalled[socket] = (left, now)
+            elif now - since >= self._config.server.send_deadline_s:
+                del self._stalled[socket]
+                log.warning("connection.stalled", unsent_bytes=left)
+                socket.cut(CloseCode.SLOW_CONSUMER.label)
+
+
+def _select_subprotocol(connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    """``broker.v1`` when offered; a client that offers none gets it too, by not being told another."""
+    return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in offered else None
+
+
+def _address(socket: ServerConnection) -> str:
+    peer = socket.transport.get_extra_info("peername")
+    return str(peer[0]) if peer else ""

@@ -1,0 +1,383 @@
+"""One conversation: what clients send becomes turns, what the CLI says becomes numbered frames; it outlives sockets.
+
+All methods are synchronous and run on the event loop's thread; what must wait (lease, bind, deadlines) is done by
+``broker.tenure``, the session's task.  Callers: ``broker.connection`` (submit, control, answer, ...), ``broker.process``
+(``on_lines``, with the batch of lines that one read returned), ``broker.tenure`` and ``broker.registry``.
+Over 300 lines because it is the frame path's middle: splitting it would make a frame cross a fifth file.
+"""
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from msgspec import UNSET
+
+from broker import policy, watchdog
+from broker.auth import Identity
+from broker.binding import expected_key_source
+from broker.config import Config
+from broker.errors import ProcessError
+from broker.exchange import Exchange, Reader
+from broker.metrics import Metrics
+from broker.process import Process
+from broker.replay import ReplayLog
+from broker.turns import Repeat, Turn, TurnEvent, Turns, digest
+from protocol import cli, codec
+from protocol.codes import DropReason, FailureReason
+from protocol.controls import Control, Interrupt
+from protocol.frames import (
+    Accepted,
+    ControlReply,
+    ControlReplyBody,
+    Dropped,
+    Message,
+    ServerFrame,
+    TurnCompleted,
+    TurnFailed,
+    User,
+    UserMessage,
+)
+from protocol.lines import Line, Oversized
+from protocol.media import describe
+from protocol.wire import text_frame
+
+log = structlog.get_logger(__name__)
+
+class Session:
+    """One conversation of ``(tenant, subject, id)``."""
+
+    def __init__(self, key: tuple[str, str, str], identity: Identity, config: Config, metrics: Metrics) -> None:
+        self.key = key
+        self.policy = identity.policy
+        self._config = config
+        self._metrics = metrics
+        self.log = ReplayLog(uuid.uuid4().hex[:12], config.replay.frames, config.replay.bytes)
+        self.turns = Turns(config.turn.queue)
+        self.exchange = Exchange(self, identity.policy, config.turn.permission_timeout_s)
+        self.readers: list[Reader] = []
+        self.process: Process | None = None
+        self.pool = ""
+        self.start = ""
+        self.cli_session_id = ""
+        self.is_gated = False
+        """MCP servers are still being bound: no user line yet."""
+        self.is_cli_busy = False
+        self.last_terminal_at = time.monotonic()
+        self.kill_reason: str | None = None
+        self.wake_task: Callable[[], None] = lambda: None
+        self.on_awaiting_first_token: Callable[[int], None] = lambda change: None
+        self._key_source_checked = False
+        self._before_turn: list[bytes] = []
+
+    # -- publishing ------------------------------------------------------------------------------------------------
+
+    def publish(self, frame: ServerFrame) -> int:
+        """Number a session event, log it and wake the readers."""
+        seq = self._append(codec.encode_server(frame))
+        self.wake_readers()
+        return seq
+
+    def _append(self, line: bytes) -> int:
+        replay = self.log
+        return replay.append(text_frame(codec.splice_seq(line, replay.head + 1)))
+
+    def wake_readers(self) -> None:
+        """Let every attached connection go on from its cursor."""
+        for reader in tuple(self.readers):
+            reader.wake()
+
+    # -- messages --------------------------------------------------------------------------------------------------
+
+    def submit(self, frame: User | UserMessage, reader: Reader, received_at: float) -> None:
+        """Accept a user message, or say that it is a repeat.  Raises ``ClientError``; nothing is then changed."""
+        content = frame.message.content if isinstance(frame, User) else frame.content
+        given = frame.uuid if isinstance(frame, User) else frame.id
+        message_id = given if given is not UNSET else str(uuid.uuid4())
+        policy.check_content(content, self.policy, message_id)
+        line = cli.user_line(message_id, content)
+        turn = Turn(message_id, line, content, reader.instance, received_at)
+        outcome = self.turns.submit(turn, digest(line))
+        if isinstance(outcome, Repeat):
+            reader.send(Accepted(message_id, 0, duplicate=True, outcome=outcome.outcome))
+            return
+        reader.send(Accepted(message_id, outcome))
+        if not self.start_next():
+            self.publish(Message(message_id, "queued", reader.instance, describe(content)))
+            self.wake_task()
+
+    def start_next(self) -> bool:
+        """Write the next queued message if the CLI is idle; True when the queue is empty afterwards."""
+        process = self.process
+        if process is None or self.is_gated or self.is_cli_busy or self.kill_reason is not None:
+            return not self.turns.queued_ids
+        now = time.monotonic()
+        turn = self.turns.start_next(now)
+        if turn is None:
+            return not self.turns.queued_ids
+        try:
+            process.write(b"".join(self._before_turn) + turn.line)
+        except ProcessError as error:
+            self._kill(error.reason, error.detail)
+            return True
+        turn.overhead_s += time.monotonic() - now
+        turn.line = b""
+        self._before_turn.clear()
+        turn.first_seq = self.log.head + 1
+        self.on_awaiting_first_token(+1)
+        self.publish(Message(turn.id, "started", turn.by, describe(turn.content)))
+        self.wake_task()
+        return not self.turns.queued_ids
+
+    def cancel(self, message_id: str) -> None:
+        """Withdraw a queued message; raises ``ClientError`` when it is not queued."""
+        self._terminal(self.turns.cancel(message_id), None)
+
+    # -- the CLI's lines: the hot path -----------------------------------------------------------------------------
+
+    def on_lines(self, lines: list[Line]) -> None:
+        """One batch of the CLI's output: peek, number, log, wake the readers once."""
+        began = time.monotonic()
+        replay, peek, turns = self.log, cli.peek, self.turns
+        turn = turns.current
+        for line in lines:
+            if isinstance(line, Oversized):
+                self._append(codec.encode_server(Dropped(line.bytes, DropReason.TOO_LARGE)))
+                self._metrics.cli_frame_dropped(DropReason.TOO_LARGE)
+                continue
+            found = peek(line)
+            if isinstance(found, DropReason):
+                self._drop(line, found)
+                continue
+            if found.type == "stream_event":
+                if turn is not None and turn.first_delta_at is None and found.is_visible_delta:
+                    turn.first_delta_at = began
+                    turn.advance(TurnEvent.DELTA)
+            elif found.type in _ACTED_ON:
+                self._act(line, found, began)
+                turn = turns.current
+                continue
+            elif turn is not None and found.type == "assistant" and found.error is not UNSET:
+                turn.assistant_error = bytes(found.error).strip(b'"').decode()
+            if found.seq is not UNSET:
+                line = codec.without_seq(line)  # noqa: PLW2901 - the rare line that cannot be spliced
+            replay.append(text_frame(codec.splice_seq(line, replay.head + 1)))
+            if turn is not None:
+                turn.frames += 1
+        self._flush(turn, began)
+        if turn is not None:
+            turn.last_frame_at = began
+
+    def _flush(self, turn: Turn | None, began: float) -> None:
+        """Wake the readers; a first delta counts as delivered once they have been given it."""
+        self.wake_readers()
+        if turn is not None and turn.first_delta_at is not None and turn.ttft_s is None:
+            now = time.monotonic()
+            turn.ttft_s = now - turn.received_at
+            turn.overhead_s += now - began
+            self._metrics.first_token(self.pool, self.start, turn.ttft_s)
+            self.on_awaiting_first_token(-1)
+
+    def _drop(self, line: bytes, reason: DropReason) -> None:
+        if line.strip():
+            self._append(codec.encode_server(Dropped(len(line), reason)))
+            self._metrics.cli_frame_dropped(reason)
+
+    def _act(self, line: bytes, found: cli.Peek, began: float) -> None:
+        """A line that means something to the broker; what belongs to the session is forwarded too."""
+        match found.type:
+            case "control_response":
+                self.exchange.on_answer(line)
+            case "control_request":
+                self.exchange.on_request(line)
+            case "control_cancel_request":
+                self.forward(line)
+                self.exchange.settle(found.request_id, "withdrawn", None)
+            case "system":
+                self.forward(line)
+                self._on_system(line, found)
+            case "result":
+                self.forward(line)
+                self._flush(self.turns.current, began)
+                self._on_result(line)
+            case _:  # keep_alive: between the CLI and its host
+                pass
+
+    def forward(self, line: bytes) -> int:
+        """Number and log a line of the CLI; the readers are woken at the end of the batch."""
+        if self.turns.current is not None:
+            self.turns.current.frames += 1
+        return self._append(line)
+
+    @property
+    def has_process(self) -> bool:
+        """Whether a CLI is bound to this session now."""
+        return self.process is not None
+
+    def settled(self) -> None:
+        """A prompt was closed: silence counts from now."""
+        if self.turns.current is not None:
+            self.turns.current.last_frame_at = time.monotonic()
+        self.wake_task()
+
+    def _on_system(self, line: bytes, found: cli.Peek) -> None:
+        turn = self.turns.current
+        if found.subtype == "init":
+            init = cli.decode_init(line)
+            if init is None:
+                return
+            self.cli_session_id = init.session_id or self.cli_session_id
+            if turn is not None and not turn.is_initialized:
+                turn.is_initialized = True
+                turn.advance(TurnEvent.FRAME)
+            if not self._key_source_checked:
+                self._check_key_source(init)
+            self.send_due_interrupt()
+        elif found.subtype == "session_state_changed":
+            self.is_cli_busy = found.state in ("running", "requires_action")
+            if not self.is_cli_busy:
+                self.start_next()
+
+    def _check_key_source(self, init: cli.Init) -> None:
+        self._key_source_checked = True
+        expected = expected_key_source(self.exchange.bound.credentials)
+        if expected is not None and init.api_key_source != expected:
+            self._kill(FailureReason.CREDENTIAL_MISMATCH, f"the CLI uses {init.api_key_source[:64]!r}")
+
+    def _on_result(self, line: bytes) -> None:
+        result = cli.decode_result(line)
+        if result is None:
+            self._kill(FailureReason.CLI_PROTOCOL, "a result of unknown form")
+            return
+        self.cli_session_id = result.session_id or self.cli_session_id
+        turn = self.turns.current
+        self.exchange.withdraw_prompts()
+        self._terminal(self.turns.complete(result, time.monotonic()), turn)
+        self.start_next()
+
+    def _terminal(self, frame: TurnCompleted | TurnFailed, turn: Turn | None) -> None:
+        """Publish the one terminal frame of a message, count it, log it."""
+        self.publish(frame)
+        self.last_terminal_at = time.monotonic()
+        if turn is not None and turn.written_at is not None and turn.ttft_s is None:
+            self.on_awaiting_first_token(-1)
+        self._metrics.turn_ended(self.pool, frame, is_before_first_token=turn is None or turn.ttft_s is None)
+        self._log_turn(frame)
+        self.wake_task()
+
+    def _log_turn(self, frame: TurnCompleted | TurnFailed) -> None:
+        """The one canonical line of a turn."""
+        tenant, subject, session_id = self.key
+        fields = {name: getattr(frame, name) for name in frame.__struct_fields__ if name != "usage"}
+        log.info("turn.ended", tenant=tenant, subject=subject, session=session_id, pool=self.pool, start=self.start,
+                 pid=self.process.pid if self.process else None, **fields)  # fmt: skip
+
+    # -- failing ---------------------------------------------------------------------------------------------------
+
+    def _kill(self, reason: FailureReason, detail: str) -> None:
+        """End the running turn for ``reason`` and ask the tenure to kill the process."""
+        self.fail_turn(reason, detail)
+        if self.kill_reason is None:
+            self.kill_reason = reason.value
+            if self.process is not None:
+                self.process.kill()
+        self.wake_task()
+
+    def fail_turn(self, reason: FailureReason, detail: str) -> None:
+        """The running turn ends without its ``result``."""
+        turn = self.turns.current
+        failed = self.turns.fail_current(reason, detail)
+        if failed is not None:
+            self.exchange.withdraw_prompts()
+            self._terminal(failed, turn)
+
+    def fail_queued(self, reason: FailureReason, detail: str) -> None:
+        """Every queued message ends unwritten."""
+        for failed in self.turns.fail_queued(reason, detail):
+            self._terminal(failed, None)
+
+    def detach_process(self, reason: FailureReason, detail: str) -> None:
+        """The process is gone: end its turn for ``reason``, what was queued, its prompts and its control requests."""
+        self.fail_turn(reason, detail)
+        self.fail_queued(FailureReason.CANCELLED, "its process has ended: nothing was written")
+        self.exchange.process_gone()
+        self.process = None
+        self.is_cli_busy = self.is_gated = False
+        self._before_turn.clear()
+        self.kill_reason = None
+
+    def attach_process(self, process: Process, pool: str, start: str, session_id: str) -> None:
+        """A leased process becomes this session's: its lines come here from now on."""
+        self.process, self.pool, self.start, self.cli_session_id = process, pool, start, session_id
+        self._key_source_checked = False
+        process.on_lines = self.on_lines
+
+    # -- deadlines -------------------------------------------------------------------------------------------------
+
+    def wake_times(self) -> list[float]:
+        """When ``tick`` has something to do; monotonic seconds."""
+        has_prompts = len(self.exchange.prompts) > 0
+        turn = watchdog.wake_times(self.turns.current, self._config.turn, has_prompts=has_prompts)
+        return turn + self.exchange.wake_times()
+
+    def tick(self, now: float) -> None:
+        """Do what is due: deny expired prompts, repeat an interrupt, give up on the turn."""
+        self.exchange.tick(now)
+        self.send_due_interrupt()
+        turn = self.turns.current
+        reason = watchdog.overdue(turn, self._config.turn, now, has_prompts=len(self.exchange.prompts) > 0)
+        if reason is not None and turn is not None and turn.written_at is not None:
+            self._kill(reason, f"after {now - turn.written_at:.1f} s")
+
+    # -- control requests of clients -------------------------------------------------------------------------------
+
+    def control(self, request_id: str, control: Control, reader: Reader) -> None:
+        """Carry out a client's control request; the reply goes to ``reader``.  Raises ``ClientError``."""
+        if isinstance(control, Interrupt):
+            receipt = self._interrupt(control, time.monotonic())
+            reader.send(ControlReply(ControlReplyBody("success", request_id, receipt)))
+        else:
+            self.exchange.control(request_id, control, reader)
+        self.wake_task()
+
+    def _interrupt(self, control: Interrupt, now: float) -> dict[str, Any]:
+        current = self.turns.current
+        if control.turn is not UNSET and (current is None or current.id != control.turn):
+            return {"stale": True}
+        cancelled = self.turns.queued_ids if control.cancel_queued else []
+        if control.cancel_queued:
+            self.fail_queued(FailureReason.CANCELLED, "withdrawn by an interrupt")
+        if self.turns.ask_interrupt(now):
+            self.send_due_interrupt()
+            self.wake_task()
+        return {"still_queued": self.turns.queued_ids, "cancelled": cancelled}
+
+    def send_due_interrupt(self) -> None:
+        """Write the interrupt that is held for the running turn, once its time has come."""
+        now = time.monotonic()
+        if self.turns.is_interrupt_due(now):
+            self.write(cli.control_line(f"interrupt-{uuid.uuid4().hex[:8]}", {"subtype": "interrupt"}))
+            self.turns.interrupt_written(now)
+            self.wake_task()
+
+    def write_before_turn(self, line: bytes) -> None:
+        """Write ``line`` now if no turn runs, else just before the next one."""
+        if self.turns.current is None:
+            self.write(line)
+        else:
+            self._before_turn.append(line)
+
+    def write(self, line: bytes) -> None:
+        """Queue a line for the CLI; a process that takes none any more is ended."""
+        if self.process is None:
+            return
+        try:
+            self.process.write(line)
+        except ProcessError as error:
+            self._kill(error.reason, error.detail)
+
+
+_ACTED_ON = frozenset(
+    {"control_response", "control_request", "control_cancel_request", "system", "result", "keep_alive"}
+)

@@ -1,0 +1,322 @@
+"""The pool's ledger: which process is whose, who waits, what is to be started or retired.
+
+Pure: no I/O; ``now`` is seconds of a monotonic clock.  Owner: ``broker.pool.Pool``, which carries out what is decided
+here.  A slot that was leased is never warm again: the table has no way back.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from protocol.codes import MissReason, Start
+
+BREAKER_FAILURES = 5
+"""Starts in a row that must fail before new tenants are refused at once instead of queued."""
+BACKOFF_BASE_S = 0.5
+BACKOFF_CAP_S = 60.0
+
+
+class SlotState(StrEnum):
+    """The life of one process, as the pool sees it."""
+
+    STARTING = "starting"
+    WARM = "warm"
+    LEASED = "leased"
+    STOPPING = "stopping"
+    GONE = "gone"
+
+
+class SlotEvent(StrEnum):
+    """What happens to a slot."""
+
+    READY = "ready"
+    LEASE = "lease"
+    STOP = "stop"
+    EXIT = "exit"
+
+
+S, E = SlotState, SlotEvent
+TRANSITIONS: dict[tuple[SlotState, SlotEvent], SlotState] = {
+    (S.STARTING, E.READY): S.WARM,
+    (S.STARTING, E.STOP): S.STOPPING,
+    (S.STARTING, E.EXIT): S.GONE,
+    (S.WARM, E.LEASE): S.LEASED,
+    (S.WARM, E.STOP): S.STOPPING,
+    (S.WARM, E.EXIT): S.GONE,
+    (S.LEASED, E.STOP): S.STOPPING,
+    (S.LEASED, E.EXIT): S.GONE,
+    (S.STOPPING, E.STOP): S.STOPPING,
+    (S.STOPPING, E.EXIT): S.GONE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """How many processes of a profile to keep: ``warm`` spares, at most ``limit`` in all (None: no own limit)."""
+
+    warm: int
+    limit: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """Somebody who needs a process of ``profile``.  ``own_start``: only one started for them will do (a resume)."""
+
+    profile: str
+    tenant: str
+    since: float
+    own_start: bool = False
+    slot: "Slot | None" = None
+    is_failed: bool = False
+    """The process that was started for this waiter alone did not come up."""
+
+    @property
+    def is_served(self) -> bool:
+        """Whether it has its process."""
+        return self.slot is not None
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One process, from the decision to start it until it is gone."""
+
+    id: int
+    profile: str
+    born_at: float
+    state: SlotState = SlotState.STARTING
+    reserved_for: Waiter | None = None
+    tenant: str | None = None
+    start: Start | None = None
+    miss_reason: MissReason | None = None
+
+    def advance(self, event: SlotEvent) -> None:
+        """Follow the table; the only place that assigns ``state``."""
+        self.state = TRANSITIONS[self.state, event]
+
+
+@dataclass(slots=True)
+class _Health:
+    failures: int = 0
+    not_before: float = 0.0
+
+
+@dataclass(slots=True)
+class Plan:
+    """What the shell is to do now: start these slots, retire those."""
+
+    start: list[Slot] = field(default_factory=list)
+    retire: list[Slot] = field(default_factory=list)
+
+
+class PoolFull(Exception):
+    """Nobody may wait any more, or starts keep failing; ``retry_after_s`` is a hint, ``message`` is for the operator."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+class Slots:
+    """The ledger.  All methods are synchronous; ``plan`` is called after each change."""
+
+    def __init__(
+        self, targets: dict[str, Target], *, max_processes: int, max_waiting: int, spawn_concurrency: int
+    ) -> None:
+        self.targets = targets
+        self._max_processes = max_processes
+        self._max_waiting = max_waiting
+        self._spawn_concurrency = spawn_concurrency
+        self._slots: dict[int, Slot] = {}
+        self._queues: dict[str, deque[Waiter]] = {}  # by tenant; the dict's order is the round robin
+        self._health = {name: _Health() for name in targets}
+        self._next_id = 1
+        self.is_closing = False
+
+    # -- asking --
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(list(self._slots.values()))
+
+    def count(self, profile: str, state: SlotState) -> int:
+        """Slots of ``profile`` in ``state``."""
+        return sum(slot.profile == profile and slot.state is state for slot in self._slots.values())
+
+    @property
+    def waiting(self) -> list[Waiter]:
+        """Everybody who waits, in the order in which they will be served: round robin over tenants."""
+        queues = [list(queue) for queue in self._queues.values()]
+        longest = max(map(len, queues), default=0)
+        return [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]
+
+    def breaker_retry_s(self, profile: str, now: float) -> float | None:
+        """Seconds until the next probe when starts of ``profile`` keep failing, else None."""
+        health = self._health[profile]
+        return max(0.0, health.not_before - now) if health.failures >= BREAKER_FAILURES else None
+
+    # -- leasing --
+
+    def acquire(self, profile: str, tenant: str, now: float, *, own_start: bool = False) -> Waiter:
+        """Ask for a process.  ``waiter.slot`` is set at once when a spare is warm; otherwise it waits its turn.
+
+        Raises ``PoolFull`` when ``max_waiting`` wait already or the breaker is open.
+        """
+        waiter = Waiter(profile, tenant, now, own_start)
+        if not own_start and not self._waits_before(waiter):
+            spare = self._oldest_spare(profile)
+            if spare is not None:
+                self._lease(spare, waiter, Start.WARM, None)
+                return waiter
+        retry = self.breaker_retry_s(profile, now)
+        if retry is not None:
+            raise PoolFull(f"processes of profile {profile!r} keep failing to start", retry)
+        if sum(map(len, self._queues.values())) >= self._max_waiting:
+            raise PoolFull(f"pool.max_waiting = {self._max_waiting} tenants wait already", 5.0)
+        self._queues.setdefault(tenant, deque()).append(waiter)
+        return waiter
+
+    def withdraw(self, waiter: Waiter) -> None:
+        """The waiter gives up; harmless when it was served or withdrawn."""
+        queue = self._queues.get(waiter.tenant)
+        if queue is not None and waiter in queue:
+            queue.remove(waiter)
+            if not queue:
+                del self._queues[waiter.tenant]
+        for slot in self._slots.values():
+            if slot.reserved_for is waiter:
+                slot.reserved_for = None
+
+    def _waits_before(self, waiter: Waiter) -> bool:
+        return any(other.profile == waiter.profile and not other.own_start for other in self.waiting)
+
+    def _oldest_spare(self, profile: str) -> Slot | None:
+        spares = (s for s in self._slots.values() if s.state is SlotState.WARM and s.profile == profile)
+        return min(spares, key=lambda slot: slot.id, default=None)
+
+    def _lease(self, slot: Slot, waiter: Waiter, start: Start, miss: MissReason | None) -> None:
+        slot.advance(SlotEvent.LEASE)
+        slot.tenant, slot.start, slot.miss_reason = waiter.tenant, start, miss
+        waiter.slot = slot
+
+    # -- what happens to a slot --
+
+    def ready(self, slot: Slot) -> Waiter | None:
+        """The process proved itself ready: the waiter that gets it, or None when it becomes a spare."""
+        slot.advance(SlotEvent.READY)
+        self._health[slot.profile].failures = 0
+        own = slot.reserved_for
+        waiter = own or next((w for w in self.waiting if w.profile == slot.profile and not w.own_start), None)
+        if waiter is None:
+            return None
+        slot.reserved_for = None
+        self.withdraw(waiter)
+        if queue := self._queues.pop(waiter.tenant, None):
+            self._queues[waiter.tenant] = queue  # served: the tenant goes to the end of the round
+        disabled = self.targets[slot.profile].warm == 0
+        miss = None if own else MissReason.POOL_DISABLED if disabled else MissReason.POOL_EMPTY
+        self._lease(slot, waiter, Start.RESTORED if own else Start.COLD, miss)
+        return waiter
+
+    def stop(self, slot: Slot) -> None:
+        """The slot's process is to end: its lease is over, or it is retired."""
+        slot.advance(SlotEvent.STOP)
+
+    def exited(self, slot: Slot, now: float, jitter: float) -> bool:
+        """The process is gone; True when it died before it was ready.  ``jitter`` is a random number in 0..1."""
+        was_starting = slot.state is SlotState.STARTING
+        slot.advance(SlotEvent.EXIT)
+        del self._slots[slot.id]
+        own, slot.reserved_for = slot.reserved_for, None
+        if own is not None:  # a conversation that cannot be restored says nothing about the profile
+            own.is_failed = True
+            self.withdraw(own)
+            return False
+        if was_starting:
+            health = self._health[slot.profile]
+            health.failures += 1
+            delay = min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(health.failures - 1, 20))
+            health.not_before = now + delay * (0.5 + jitter / 2)
+        return was_starting
+
+    def refuse_all(self, profile: str) -> list[Waiter]:
+        """Take out everybody who waits for ``profile``: its breaker has opened."""
+        refused = [waiter for waiter in self.waiting if waiter.profile == profile]
+        for waiter in refused:
+            self.withdraw(waiter)
+        return refused
+
+    # -- deciding --
+
+    def plan(self, now: float, *, hold_refill: bool = False) -> Plan:
+        """What to start and what to retire now.  ``hold_refill``: turns wait for their first token, so only tenants
+        who wait are served, spares later."""
+        plan = Plan()
+        if self.is_closing:
+            return plan
+        unmet = self._start_for_waiters(plan, now)
+        if not unmet and not hold_refill:
+            self._refill(plan, now)
+        if unmet and len(self._slots) >= self._max_processes:
+            self._retire_foreign_spare(plan, unmet)
+        return plan
+
+    def next_start_at(self, now: float) -> float | None:
+        """When a start that a failure has put off may be tried; None when nothing is put off."""
+        times = [health.not_before for health in self._health.values() if health.failures and health.not_before > now]
+        return min(times, default=None)
+
+    def _may_start(self, profile: str, now: float) -> bool:
+        starting = [slot for slot in self._slots.values() if slot.state is SlotState.STARTING]
+        health, limit = self._health[profile], self.targets[profile].limit
+        of_profile = sum(slot.profile == profile for slot in self._slots.values())
+        return (
+            len(self._slots) < self._max_processes
+            and len(starting) < self._spawn_concurrency
+            and (limit is None or of_profile < limit)
+            and now >= health.not_before
+            and not (health.failures and any(slot.profile == profile for slot in starting))
+        )
+
+    def _start_for_waiters(self, plan: Plan, now: float) -> list[Waiter]:
+        coming = {name: self._unreserved_starting(name) for name in self.targets}
+        reserved = {slot.reserved_for for slot in self._slots.values() if slot.reserved_for is not None}
+        unmet: list[Waiter] = []
+        for waiter in self.waiting:
+            if waiter in reserved:
+                continue
+            if not waiter.own_start and coming[waiter.profile] > 0:
+                coming[waiter.profile] -= 1
+            elif self._may_start(waiter.profile, now):
+                plan.start.append(self._new_slot(waiter.profile, now, waiter if waiter.own_start else None))
+            else:
+                unmet.append(waiter)
+        return unmet
+
+    def _refill(self, plan: Plan, now: float) -> None:
+        wanted = [waiter.profile for waiter in self.waiting if not waiter.own_start]
+        for name, target in self.targets.items():
+            have = self.count(name, SlotState.WARM) + self._unreserved_starting(name) - wanted.count(name)
+            while have < target.warm and self._may_start(name, now):
+                plan.start.append(self._new_slot(name, now, None))
+                have += 1
+
+    def _retire_foreign_spare(self, plan: Plan, unmet: list[Waiter]) -> None:
+        wanted = {waiter.profile for waiter in unmet if not waiter.own_start}
+        spares = [slot for slot in self._slots.values() if slot.state is SlotState.WARM and slot.profile not in wanted]
+        stopping = sum(slot.state is SlotState.STOPPING for slot in self._slots.values())
+        if spares and stopping < len(unmet):
+            self.stop(spares[0])
+            plan.retire.append(spares[0])
+
+    def _unreserved_starting(self, profile: str) -> int:
+        return sum(
+            slot.profile == profile and slot.state is SlotState.STARTING and slot.reserved_for is None
+            for slot in self._slots.values()
+        )
+
+    def _new_slot(self, profile: str, now: float, waiter: Waiter | None) -> Slot:
+        slot = Slot(self._next_id, profile, now, reserved_for=waiter)
+        self._next_id += 1
+        self._slots[slot.id] = slot
+        return slot

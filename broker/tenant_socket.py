@@ -1,0 +1,93 @@
+"""A server-side WebSocket connection whose outbound side is bounded.
+
+Caller: ``broker.server`` passes the class to ``websockets`` as ``create_connection``; ``broker.connection`` writes to it.
+The library alone never drops a peer that stops reading (its pings and its ``close()`` wait for the same full buffer) and
+answers pings without limit.  So: the low-water mark is zero, whoever writes waits until all is gone, and a buffer that
+grows past its bound while data *arrives* cuts the connection.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from websockets.asyncio.server import ServerConnection
+from websockets.protocol import State
+
+NOTSENT_LOWAT_BYTES = 65536
+"""Unsent bytes that the kernel takes before it says stop: backpressure is then felt early and is true."""
+
+
+class TenantSocket(ServerConnection):
+    """One connection.  ``buffer_limit``: unsent bytes above the batch in flight at which a sender is cut."""
+
+    buffer_limit = 262144
+    on_writable: Callable[[], None] | None = None
+    identity: object = None
+    """What the handshake's token stands for, noted before the upgrade."""
+    in_flight = 0
+    cut_reason: str | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop (asyncio.Protocol)."""
+        super().connection_made(transport)
+        raw = transport.get_extra_info("socket")
+        if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
+            raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_NOTSENT_LOWAT", 25), NOTSENT_LOWAT_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop; a peer that floods pings and reads no pongs is cut here."""
+        super().data_received(data)
+        if self.transport.get_write_buffer_size() > self.buffer_limit + self.in_flight:
+            self.cut("ping_flood")
+
+    def pause_writing(self) -> None:
+        """Called by the loop when bytes stay unsent."""
+        super().pause_writing()
+        self.stalled()
+
+    def resume_writing(self) -> None:
+        """Called by the loop when all bytes are gone."""
+        super().resume_writing()
+        self.in_flight = 0
+        if self.on_writable is not None:
+            self.on_writable()
+
+    def stalled(self) -> None:
+        """The peer, or the kernel, takes no more for now."""
+
+    @property
+    def can_write(self) -> bool:
+        """Open, and everything written before has gone to the kernel."""
+        return not self.paused and self.protocol.state is State.OPEN and not self.transport.is_closing()
+
+    def write_frames(self, frames: bytes) -> None:
+        """Write whole, final, unmasked frames in one go (RFC 6455 section 5.4: nobody else fragments here)."""
+        self.in_flight = len(frames)
+        self.transport.write(frames)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return self.transport.get_write_buffer_size()
+
+    def cut(self, reason: str) -> None:
+        """Abort the transport at once; harmless when it is closing already."""
+        if not self.transport.is_closing():
+            self.cut_reason = reason
+            self.transport.abort()
+
+    def set_max_message_bytes(self, limit: int) -> None:
+        """Another bound for inbound messages, from the next frame on."""
+        self.protocol.max_message_size = limit
+
+
+def tenant_socket(limit: int, on_stalled: Callable[[TenantSocket], None]) -> type[TenantSocket]:
+    """The class for ``websockets.serve(create_connection=...)`` with its bound and the watch that is told of stalls."""
+
+    class Bounded(TenantSocket):
+        buffer_limit = limit
+
+        def stalled(self) -> None:
+            on_stalled(self)
+
+    return Bounded

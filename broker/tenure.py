@@ -1,0 +1,389 @@
+"""A session's task: get a process when one is needed, bind it, keep it until it must go, and again.
+
+Owner: ``broker.registry`` runs one per session.  ``async with pool.lease(...)`` in ``_hold`` is the whole ownership of a
+process.  Callers: ``broker.connection`` waits in ``wait_ready``.
+"""
+
+import time
+import uuid
+from collections.abc import Callable
+
+import anyio
+import msgspec
+import structlog
+from msgspec import UNSET
+
+from broker.binding import burst, mcp_errors
+from broker.config import Config
+from broker.errors import BrokerError, ProcessError
+from broker.exchange import Reader
+from broker.pool import Again, Lease, Pool
+from broker.session import Session
+from protocol.cli import Answer
+from protocol.codes import CloseCode, ErrorCode, FailureReason
+from protocol.errors import ClientError
+from protocol.frames import Error, State, Waiting
+from protocol.lines import Line
+from protocol.options import Credentials, SessionOptions
+
+log = structlog.get_logger(__name__)
+
+IDLE_LOOK_S = 3600.0
+"""Longest sleep of a session without deadlines."""
+
+
+class Attempt:
+    """One try to get and bind a process; connections wait for its outcome."""
+
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.error: Exception | None = None
+
+    def settle(self, error: Exception | None = None) -> None:
+        """Let the waiting connections go on; harmless when settled."""
+        if not self.done.is_set():
+            self.error = error
+            self.done.set()
+
+
+class Tenure:
+    """The processes of one session, one after another."""
+
+    def __init__(self, session: Session, pool: Pool, config: Config) -> None:
+        self.session = session
+        self._pool = pool
+        self._config = config
+        self._attempt: Attempt | None = None
+        self._wake = anyio.Event()
+        self._scope: anyio.CancelScope | None = None
+        self.lease: Lease | None = None
+        self._again: Again | None = None
+        self.arriving: list[Reader] = []
+        """Connections that wait for this session's process; it is given up when the last one leaves."""
+        self._gate_until = 0.0
+        self._completed_at_crash = -1
+        self._detached_at = time.monotonic()
+        self._has_crashed = False
+        self._ends = False
+        self.is_draining = False
+        session.wake_task = self.wake
+        session.on_awaiting_first_token = pool.first_token_awaited
+
+    def wake(self) -> None:
+        """Something changed: look again."""
+        self._wake.set()
+
+    @property
+    def is_live(self) -> bool:
+        """A process is bound."""
+        return self.session.process is not None and self.lease is not None
+
+    # -- for connections --
+
+    def take_options(self, options: SessionOptions, paid: Credentials | None, reader: Reader) -> list[str]:
+        """Adopt hello's options; returns the names of those that a bound conversation cannot change any more.
+
+        ``paid``: the server's credential, where the policy says that the server pays.
+
+        On a live process the changed ones are written before the next turn; a refusal is told to ``reader``.
+        """
+        exchange = self.session.exchange
+        if paid is not None:
+            options = msgspec.structs.replace(options, credentials=paid)
+        is_bound = self._again is not None or self.lease is not None
+        ignored = exchange.bound.differing(options) if is_bound else []
+        changed = exchange.bound.merge(options, with_initialize=not is_bound)
+        if options.permission_timeout_s is not UNSET:
+            exchange.permission_timeout_s = options.permission_timeout_s
+        if changed and self.lease is not None:
+            self._rebind(changed, reader)
+        return ignored
+
+    def _rebind(self, changed: frozenset[str], reader: Reader) -> None:
+        assert self.lease is not None
+        model = self._pool.profiles[self.lease.profile].model
+        for step in burst(self.session.exchange.bound, model, is_changed_only=changed):
+            if step.request_id is not None:
+                self.session.exchange.expect(step.request_id, _tell_refusal(step.option, reader))
+            self.session.write_before_turn(step.line)
+
+    def attach(self, reader: Reader) -> None:
+        """The connection reads from now on."""
+        self.session.readers.append(reader)
+
+    async def wait_ready(self, reader: Reader) -> None:
+        """Return once a process is bound.  Raises what made that impossible; a cancel gives up the place in the queue
+        when nobody else waits."""
+        self.arriving.append(reader)
+        try:
+            while not self.is_live:
+                if self._attempt is None:
+                    self._attempt = Attempt()
+                self.wake()
+                attempt = self._attempt
+                await attempt.done.wait()
+                if attempt.error is not None:
+                    raise attempt.error
+        finally:
+            self.arriving.remove(reader)
+            self._give_up_if_alone()
+            self.wake()
+
+    def _give_up_if_alone(self) -> None:
+        if not self.arriving and not self.session.readers and self._scope is not None and not self.is_live:
+            self._scope.cancel()
+
+    def detach(self, reader: Reader) -> None:
+        """A connection left; the clock of ``session.detach_timeout_s`` runs from the last one."""
+        if reader in self.session.readers:
+            self.session.readers.remove(reader)
+        if not self.session.readers:
+            self._detached_at = time.monotonic()
+            self._give_up_if_alone()
+            self.wake()
+
+    def end(self) -> None:
+        """``broker.end``: stop the process, keep the conversation, close every client with 1000."""
+        self._ends = True
+        self.session.fail_turn(FailureReason.CANCELLED, "the session was ended")
+        self.session.fail_queued(FailureReason.CANCELLED, "the session was ended")
+        self.session.publish(State(state="ended"))
+        for reader in list(self.session.readers):
+            reader.close_soon(CloseCode.ENDED, "ended")
+        self.wake()
+
+    # -- the task --
+
+    async def run(self) -> None:
+        """Serve the session for as long as it is worth keeping.  Cancelled when the broker ends."""
+        try:
+            while not self._is_forgotten:
+                if self._is_wanted:
+                    await self._try()
+                else:
+                    await self._sleep([])
+        finally:
+            self._settle(BrokerError(ErrorCode.INTERNAL, "the session has ended", close=CloseCode.INTERNAL))
+            self.session.detach_process(FailureReason.DRAINING, "the broker is stopping")
+
+    @property
+    def _is_forgotten(self) -> bool:
+        """A session that never had a process and that nobody waits for leaves nothing behind."""
+        return self._again is None and not self.arriving and not self.session.readers and self._attempt is None
+
+    @property
+    def _is_wanted(self) -> bool:
+        if self.is_draining or self._ends:
+            self._ends = False
+            return False
+        if self._attempt is not None:
+            return True
+        has_message = bool(self.session.turns.queued_ids)
+        return has_message or (self._has_crashed and bool(self.session.readers))
+
+    def _settle(self, error: Exception | None = None) -> None:
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.settle(error)
+
+    async def _try(self) -> None:
+        """One process, from the wish for it to its end."""
+        self._has_crashed = False
+        with anyio.CancelScope() as scope:
+            self._scope = scope
+            try:
+                await self._hold()
+            except (BrokerError, ClientError, ProcessError, TimeoutError, OSError) as error:
+                self._failed(error)
+            finally:
+                self._scope = None
+        if scope.cancelled_caught:
+            self._settle(BrokerError(ErrorCode.INTERNAL, "given up", close=CloseCode.INTERNAL))
+
+    def _failed(self, error: Exception) -> None:
+        told = _told(error)
+        log.warning("session.no_process", session=self.session.key[2], code=told.code.value, error=told.message)
+        self.session.fail_queued(FailureReason.CANCELLED, "no process could be had: nothing was written")
+        self._settle(told)
+
+    async def _hold(self) -> None:
+        """Lease, bind and keep one process.  A transcript that cannot be resumed is given up and told, once."""
+        again = self._again
+        try:
+            await self._lease_and_serve(began_over=False)
+        except ProcessError:
+            if again is None or self._again is not again or self.lease is not None:
+                raise
+            self._again = Again(again.directory, str(uuid.uuid4()))
+            await self._lease_and_serve(began_over=True)
+
+    async def _lease_and_serve(self, *, began_over: bool) -> None:
+        session, again = self.session, self._again
+        lease_it = self._pool.lease(self._profile(), session.key[0], again=again, on_position=self._tell_position)
+        async with lease_it as lease:
+            lease.on_exit = self.wake
+            await self._serve(lease, was_restored=again is not None, began_over=began_over)
+        with anyio.CancelScope(shield=True), anyio.move_on_after(self._stop_bound):
+            await lease.process.exited.wait()  # two processes on one transcript would interleave their lines
+
+    async def _serve(self, lease: Lease, *, was_restored: bool, began_over: bool) -> None:
+        session = self.session
+        session.attach_process(lease.process, lease.profile, lease.start.value, lease.launch.session_id)
+        try:
+            with anyio.fail_after(self._config.pool.bind_timeout_s):
+                await self._bind(lease)
+            lease.keep_directory = True
+            self.lease = lease
+            self._again = Again(lease.launch.directory, session.cli_session_id)
+            if was_restored:
+                is_lost = began_over or (session.turns.completed > 0 and not lease.found_transcript)
+                session.publish(State(state="restored", reason="resume_lost" if is_lost else "resumed"))
+            self._settle()
+            session.start_next()
+            await self._live(lease)
+        finally:
+            self._unbind(lease)
+
+    def _unbind(self, lease: Lease) -> None:
+        """The process is given up or dead: whatever it left open in the session ends here."""
+        session, self.lease = self.session, None
+        if self._again is not None and session.cli_session_id:
+            self._again = Again(self._again.directory, session.cli_session_id)
+        code = lease.process.returncode
+        session.detach_process(FailureReason.CLI_EXITED, _death(code))
+        lease.process.on_lines = _ignore
+
+    def _profile(self) -> str:
+        """The profile that already runs the wanted model, else ``default``, else the first."""
+        profiles, model = self._pool.profiles, self.session.exchange.bound.model
+        fitting = [name for name, profile in profiles.items() if model is not None and profile.model == model]
+        if fitting:
+            return fitting[0]
+        return "default" if "default" in profiles else next(iter(profiles))
+
+    def _tell_position(self, position: int) -> None:
+        for newcomer in self.arriving:
+            newcomer.send(Waiting(position, "pool_full" if self._pool.is_full else "pool_empty"))
+
+    # -- binding --
+
+    async def _bind(self, lease: Lease) -> None:
+        """Write the whole burst at once and wait for the answers that guard safety; MCP servers gate only the first
+        user line.  Raises ``ClientError(bind_failed)`` naming the option, ``ProcessError`` when the process dies."""
+        session = self.session
+        steps = burst(session.exchange.bound, self._pool.profiles[lease.profile].model)
+        gates = {step.request_id: step for step in steps if step.request_id is not None and step.gates_welcome}
+        refused: list[ClientError] = []
+
+        def on_answer(answer: Answer) -> None:
+            step = gates.pop(answer.request_id)
+            if answer.error is not None:
+                refused.append(ClientError(ErrorCode.BIND_FAILED, f"{step.option}: {answer.error[:256]}",
+                                           close=CloseCode.BIND_FAILED))  # fmt: skip
+            self.wake()
+
+        for request_id in gates:
+            session.exchange.expect(request_id, on_answer)
+        for step in steps:
+            if step.request_id is not None and not step.gates_welcome:
+                self._gate(step.request_id)
+        lease.process.write(b"".join(step.line for step in steps))
+        while gates and not refused:
+            if lease.process.exited.is_set():
+                raise ProcessError(FailureReason.CLI_EXITED, f"{_death(lease.process.returncode)} while binding")
+            await self._sleep([])
+        if refused:
+            raise refused[0]
+
+    def _gate(self, request_id: str) -> None:
+        """Hold user lines back until the MCP servers are bound, or ``pool.mcp_bind_timeout_s`` is over."""
+        session = self.session
+        session.is_gated = True
+        self._gate_until = time.monotonic() + self._config.pool.mcp_bind_timeout_s
+
+        def on_answer(answer: Answer) -> None:
+            errors = {"*": answer.error[:256]} if answer.error is not None else mcp_errors(answer.response)
+            if errors:
+                session.publish(State(mcp_errors=errors))
+            self._open_gate()
+
+        session.exchange.expect(request_id, on_answer)
+
+    def _open_gate(self) -> None:
+        if self.session.is_gated:
+            self.session.is_gated = False
+            self.session.start_next()
+
+    # -- living --
+
+    async def _live(self, lease: Lease) -> None:
+        """Keep the process until it dies, the session is ended or drained, or nobody needs it."""
+        session = self.session
+        while not lease.process.exited.is_set():
+            now = time.monotonic()
+            session.tick(now)
+            if session.is_gated and now >= self._gate_until:
+                session.publish(State(mcp_errors={"*": "not connected within pool.mcp_bind_timeout_s"}))
+                self._open_gate()
+            if self._ends or (self.is_draining and session.turns.current is None) or self._is_deserted(now):
+                return
+            times = session.wake_times()
+            if session.is_gated:
+                times.append(self._gate_until)
+            if not session.readers:
+                times.append(self._detached_at + self._config.session.detach_timeout_s)
+            await self._sleep(times)
+        log.warning("session.process_died", session=session.key[2], returncode=lease.process.returncode,
+                    stderr=lease.process.stderr_tail)  # fmt: skip
+        self._has_crashed = session.turns.completed > self._completed_at_crash
+        self._completed_at_crash = session.turns.completed
+
+    def _is_deserted(self, now: float) -> bool:
+        if self.session.readers or self.arriving or not self.session.turns.is_idle:
+            return False
+        return now >= self._detached_at + self._config.session.detach_timeout_s
+
+    async def _sleep(self, times: list[float]) -> None:
+        """Until something changes, or the first of ``times``, or the replay log expires."""
+        session, now = self.session, time.monotonic()
+        if not session.readers and session.log.size:
+            expires = max(self._detached_at, session.last_terminal_at) + self._config.replay.seconds
+            if now >= expires and session.turns.is_idle:
+                session.log.expire()
+            else:
+                times = [*times, max(expires, now + 0.05)]
+        with anyio.move_on_after(max(0.0, min(times, default=now + IDLE_LOOK_S) - now)):
+            await self._wake.wait()
+        self._wake = anyio.Event()
+
+    @property
+    def _stop_bound(self) -> float:
+        return self._config.stop.eof_grace_s + self._config.stop.term_grace_s + 5.0
+
+
+def _told(error: Exception) -> BrokerError | ClientError:
+    """What the waiting connections are told of a failure."""
+    if isinstance(error, BrokerError | ClientError):
+        return error
+    if isinstance(error, TimeoutError):
+        return BrokerError(ErrorCode.BIND_FAILED, "pool.bind_timeout_s is over", close=CloseCode.BIND_FAILED)
+    text = error.detail if isinstance(error, ProcessError) else "the process could not be started"
+    return BrokerError(ErrorCode.POOL_UNAVAILABLE, text, close=CloseCode.POOL_UNAVAILABLE, retry_after_ms=1000)
+
+
+def _tell_refusal(option: str, reader: Reader) -> Callable[[Answer], None]:
+    def on_answer(answer: Answer) -> None:
+        if answer.error is not None:
+            reader.send(Error(ErrorCode.BIND_FAILED, f"{option}: {answer.error[:256]}"))
+
+    return on_answer
+
+
+def _death(returncode: int | None) -> str:
+    if returncode is None:
+        return "stopped by the broker"
+    return f"signal {-returncode}" if returncode < 0 else f"exit {returncode}"
+
+
+def _ignore(lines: list[Line]) -> None:
+    """Nobody listens to a process that was given up."""

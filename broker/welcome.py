@@ -1,0 +1,55 @@
+"""The ``broker.welcome`` of a session at this moment: the whole truth at ``head_seq``.
+
+Pure but for reading the session.  Caller: ``broker.connection``, in the same breath in which the connection is attached.
+"""
+
+from msgspec import Raw
+
+from broker.config import Config
+from broker.replay import Resume
+from broker.session import Session
+from protocol.codes import MissReason, Start
+from protocol.frames import CliInfo, Hello, Limits, Replay, TurnInfo, Welcome
+from protocol.lines import MAX_LINE_BYTES
+
+
+def welcome(
+    session: Session,
+    hello: Hello,
+    resume: Resume,
+    *,
+    start: Start,
+    miss_reason: MissReason | None,
+    ready_ms: float,
+    ignored: list[str],
+    cli: tuple[str, bool],
+    config: Config,
+) -> Welcome:
+    """Build the frame.  ``cli`` is version and whether it is simulated; ``ready_ms`` from hello to the last answer."""
+    log, turn = session.log, session.turns.current
+    return Welcome(
+        session_id=session.key[2],
+        epoch=log.epoch,
+        head_seq=log.head,
+        resumed=hello.session.last_seq is not None and resume.lost is None,
+        replay=Replay(resume.cursor + 1, log.head) if resume.cursor < log.head else None,
+        lost=resume.lost,
+        start=start,
+        miss_reason=miss_reason,
+        ready_ms=round(ready_ms, 3),
+        role=hello.role,
+        view=hello.view,
+        cli=CliInfo(cli[0], cli[1], session.cli_session_id),
+        options_ignored=ignored,
+        turn=TurnInfo(turn.id, "running", turn.first_seq) if turn is not None else None,
+        queued=session.turns.queued_ids,
+        pending=[Raw(line) for line in session.exchange.prompts.lines],
+        limits=Limits(
+            max_message_bytes=config.server.max_message_bytes,
+            max_frame_bytes=MAX_LINE_BYTES,
+            queue=config.turn.queue,
+            replay_frames=config.replay.frames,
+            replay_bytes=config.replay.bytes,
+            replay_seconds=config.replay.seconds,
+        ),
+    )

@@ -1,0 +1,232 @@
+"""The CLI's side of the language: peek at what it says, encode what it is told.
+
+Callers: ``broker.session`` peeks every line once; ``broker.binding`` and ``broker.session`` encode lines for stdin.
+Source: the stream-json protocol of Claude Code 2.1.197 and 2.1.329.
+"""
+
+from typing import Any, Final, TypeVar
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from protocol.codes import DropReason
+from protocol.controls import DECODE_ERRORS
+from protocol.frames import Content
+
+
+T = TypeVar("T")
+
+
+class _Delta(Struct, frozen=True, gc=False):
+    type: str = ""
+
+
+class _Event(Struct, frozen=True, gc=False):
+    type: str = ""
+    delta: _Delta | None = None
+
+
+class Peek(Struct, frozen=True, gc=False):
+    """The few fields of a CLI line that the broker acts on; everything else is skipped, not decoded."""
+
+    type: str = ""
+    subtype: str = ""
+    seq: Raw | UnsetType = UNSET
+    event: _Event | None = None
+    parent_tool_use_id: str | None = None
+    request_id: str = ""
+    state: str = ""
+    error: Raw | UnsetType = UNSET
+
+    @property
+    def is_visible_delta(self) -> bool:
+        """A delta that a person would see: text, thinking, or a tool's input."""
+        event = self.event
+        return (
+            event is not None
+            and event.type == "content_block_delta"
+            and event.delta is not None
+            and event.delta.type in VISIBLE_DELTAS
+        )
+
+
+VISIBLE_DELTAS: Final = frozenset({"text_delta", "thinking_delta", "input_json_delta"})
+UNTYPED: Final = Peek()
+"""What is known of an object whose fields do not have the expected types: forwarded, never acted on."""
+
+
+class Result(Struct, frozen=True):
+    """A turn's ``result``.  ``total_cost_usd`` is cumulative for the process and goes on over ``--resume``."""
+
+    subtype: str = ""
+    is_error: bool = False
+    session_id: str = ""
+    total_cost_usd: float | None = None
+    usage: Raw | UnsetType = UNSET
+    api_error_status: int | None = None
+    errors: list[str] = []
+    result: str = ""
+    terminal_reason: str | None = None
+    startup_failure_reason: str | None = None
+    user_message_uuid: str | None = None
+    user_message_uuids: list[str] = []
+
+
+class Init(Struct, frozen=True, rename={"api_key_source": "apiKeySource", "permission_mode": "permissionMode"}):
+    """``system/init``, sent at the start of every turn."""
+
+    session_id: str = ""
+    model: str = ""
+    api_key_source: str = ""
+    permission_mode: str = ""
+
+
+class _ToolRequest(Struct, frozen=True):
+    subtype: str = ""
+    tool_name: str = ""
+    tool_use_id: str = ""
+    input: Raw = Raw(b"{}")
+
+
+class CliRequest(Struct, frozen=True):
+    """A ``control_request`` that the CLI sends."""
+
+    request_id: str
+    request: _ToolRequest
+
+
+class _Answer(Struct, frozen=True):
+    request_id: str
+    subtype: str = ""
+    response: Raw | UnsetType = UNSET
+    error: str = ""
+
+
+class _AnswerLine(Struct, frozen=True):
+    response: _Answer
+
+
+class Answer(Struct, frozen=True):
+    """A ``control_response`` of the CLI.  ``error`` is None on success; ``response`` is its raw payload or null."""
+
+    request_id: str
+    error: str | None
+    response: Raw
+
+
+_peek = msgspec.json.Decoder(Peek)
+_any = msgspec.json.Decoder()
+_result = msgspec.json.Decoder(Result)
+_init = msgspec.json.Decoder(Init)
+_request = msgspec.json.Decoder(CliRequest)
+_answer = msgspec.json.Decoder(_AnswerLine)
+_encoder = msgspec.json.Encoder()
+
+
+def peek(line: bytes) -> Peek | DropReason:
+    """Classify one line of the CLI, or say why it cannot be forwarded.
+
+    A line passes only if it is valid UTF-8 and one non-empty JSON object: a browser fails its socket on bad UTF-8.
+    ``type`` is not always the first key, so a prefix test cannot classify, and only a decoder knows what is valid.
+    """
+    if not line.isascii():
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            return DropReason.BAD_UTF8
+    if line[:1] != b"{" or line[-1:] != b"}":
+        return _why_not(line)
+    try:
+        found = _peek.decode(line)
+    except DECODE_ERRORS:
+        return _why_not(line)
+    return found if found.type or _any.decode(line) else DropReason.NOT_AN_OBJECT
+
+
+def _why_not(line: bytes) -> Peek | DropReason:
+    try:
+        value = _any.decode(line)
+    except DECODE_ERRORS:
+        return DropReason.NOT_JSON
+    return UNTYPED if isinstance(value, dict) and value else DropReason.NOT_AN_OBJECT
+
+
+def decode_result(line: bytes) -> Result | None:
+    """The ``result`` in ``line``, or None when its fields do not have the documented types."""
+    return _decoded(_result, line)
+
+
+def decode_init(line: bytes) -> Init | None:
+    """The ``system/init`` in ``line``, or None when its fields do not have the documented types."""
+    return _decoded(_init, line)
+
+
+def decode_request(line: bytes) -> CliRequest | None:
+    """The CLI's ``control_request`` in ``line``, or None when it is not of the documented form."""
+    return _decoded(_request, line)
+
+
+def decode_answer_line(line: bytes) -> Answer | None:
+    """The ``control_response`` in ``line``, or None when it is not of the documented form."""
+    found = _decoded(_answer, line)
+    if found is None:
+        return None
+    body = found.response
+    error = None if body.subtype == "success" else body.error or "error without text"
+    return Answer(body.request_id, error, Raw(b"null") if body.response is UNSET else body.response)
+
+
+def _decoded(decoder: "msgspec.json.Decoder[T]", line: bytes) -> T | None:
+    try:
+        return decoder.decode(line)
+    except DECODE_ERRORS:
+        return None
+
+
+def encode_line(message: Any) -> bytes:
+    """One message as exactly one line of the CLI's stdin.
+
+    JSON encoding leaves no raw control character; U+2028, U+2029 and NEL are escaped too, since JavaScript's line
+    readers take the first two for line ends.  They can only stand inside strings, so a byte replacement is exact.
+    """
+    data = _encoder.encode(message)
+    if not data.isascii():
+        data = data.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+        data = data.replace(b"\xc2\x85", b"\\u0085")
+    return data + b"\n"
+
+
+def user_line(message_id: str, content: Content) -> bytes:
+    """A user message.  ``client_composed`` keeps the CLI from expanding ``@file`` and from dispatching slash commands
+    (2.1.248 and later; older ones ignore it, which is why text that begins with ``/`` is refused before)."""
+    return encode_line(
+        {
+            "type": "user",
+            "message": {"role": "user", "content": content},
+            "parent_tool_use_id": None,
+            "uuid": message_id,
+            "client_composed": True,
+        }
+    )
+
+
+def control_line(request_id: str, request: Any) -> bytes:
+    """A control request to the CLI."""
+    return encode_line({"type": "control_request", "request_id": request_id, "request": request})
+
+
+def answer_line(request_id: str, response: Any) -> bytes:
+    """A successful answer to a control request of the CLI."""
+    body = {"subtype": "success", "request_id": request_id, "response": response}
+    return encode_line({"type": "control_response", "response": body})
+
+
+def refusal_line(request_id: str, error: str) -> bytes:
+    """An error answer to a control request of the CLI."""
+    body = {"subtype": "error", "request_id": request_id, "error": error}
+    return encode_line({"type": "control_response", "response": body})
+
+
+def environment_line(variables: dict[str, str]) -> bytes:
+    """Late environment.  The CLI answers nothing; only the OAuth token takes effect this way."""
+    return encode_line({"type": "update_environment_variables", "variables": variables})

@@ -1,0 +1,101 @@
+"""Bytes to client frames, broker frames to bytes, and the splice that numbers a line of the CLI.
+
+Callers: ``broker.connection`` decodes what a client sent; ``broker.session`` encodes what goes into the log.
+"""
+
+from typing import Any
+
+import msgspec
+
+from protocol.codes import CloseCode, ErrorCode
+from protocol.controls import DECODE_ERRORS
+from protocol.errors import ClientError, ConnectionRefused
+from protocol.frames import UNSUPPORTED_FRAMES, ClientFrame, Hello, ServerFrame
+from protocol.options import UNSUPPORTED_OPTIONS
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    type: str
+
+
+_envelope = msgspec.json.Decoder(_Envelope)
+_frame: msgspec.json.Decoder[ClientFrame] = msgspec.json.Decoder(ClientFrame)
+_encoder = msgspec.json.Encoder()
+_any = msgspec.json.Decoder()
+
+MAX_ERROR_TEXT = 512
+
+
+def decode_client(data: bytes) -> ClientFrame:
+    """Decode one text message of a client.
+
+    ``data`` is valid UTF-8 (the connection has checked it).  Raises ``ClientError``: ``bad_frame`` with the JSON path,
+    or ``bad_options`` where the mistake lies below ``$.options``.  Duplicate keys: the last wins.
+    """
+    try:
+        return _frame.decode(data)
+    except DECODE_ERRORS as error:
+        raise _client_error(data, error) from error
+
+
+def decode_hello(data: bytes) -> Hello:
+    """Decode the first frame of a connection; raises as ``decode_client``, or ``ConnectionRefused(4502)``."""
+    try:
+        kind = _envelope.decode(data).type
+    except DECODE_ERRORS as error:
+        raise ConnectionRefused(CloseCode.HELLO_EXPECTED) from error
+    if kind != "broker.hello":
+        raise ConnectionRefused(CloseCode.HELLO_EXPECTED)
+    hello = decode_client(data)
+    assert isinstance(hello, Hello)
+    return hello
+
+
+def _client_error(data: bytes, error: Exception) -> ClientError:
+    text = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    text = text[:MAX_ERROR_TEXT]
+    if isinstance(error, msgspec.ValidationError):
+        kind = _envelope.decode(data).type if _has_type(data) else None
+        if kind in UNSUPPORTED_FRAMES:
+            return ClientError(ErrorCode.BAD_FRAME, f"{kind}: not supported by this version")
+        if "`$.options" in text:
+            name = text.split("unknown field `")[-1].split("`")[0]
+            if text.endswith("`$.options`") and name in UNSUPPORTED_OPTIONS:
+                text = f"{name}: not supported by this version - at `$.options`"
+            return ClientError(ErrorCode.BAD_OPTIONS, text)
+    return ClientError(ErrorCode.BAD_FRAME, text)
+
+
+def _has_type(data: bytes) -> bool:
+    try:
+        _envelope.decode(data)
+    except DECODE_ERRORS:
+        return False
+    return True
+
+
+def count_unknown_fields(frame: ClientFrame, data: bytes) -> int:
+    """How many top-level fields of an SDK-shaped frame were dropped.  Never raises: ``data`` decoded before."""
+    known = set(frame.__struct_encode_fields__) | {"type"}
+    return sum(1 for key in _any.decode(data) if key not in known)
+
+
+def encode_server(frame: ServerFrame) -> bytes:
+    """One frame of the broker as JSON bytes, without ``seq``."""
+    return _encoder.encode(frame)
+
+
+def splice_seq(line: bytes, seq: int) -> bytes:
+    """Append ``,"seq":N`` as the last key of the JSON object ``line`` and touch nothing else.
+
+    ``line`` is one complete, non-empty JSON object without a top-level ``seq`` (see ``renumber``), without trailing
+    white space.
+    """
+    return b'%b,"seq":%d}' % (line[:-1], seq)
+
+
+def without_seq(line: bytes) -> bytes:
+    """The JSON object ``line`` re-encoded without its own top-level ``seq``: the rare line that cannot be spliced."""
+    fields: dict[str, Any] = _any.decode(line)
+    fields.pop("seq", None)
+    return _encoder.encode(fields or {"type": ""})

@@ -1,0 +1,145 @@
+"""Payloads of control requests and permission answers, typed by subtype: unknown keys are refused.
+
+``decode_control`` and ``decode_answer`` turn the raw part of a client's frame into one of these; what the CLI then gets
+is encoded from the struct, never from the client's bytes.
+"""
+
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from protocol.codes import ErrorCode
+from protocol.errors import ClientError
+from protocol.frames import MessageId
+from protocol.options import Model, PermissionMode, Rule
+
+DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""Everything that decoding untrusted JSON can raise: nesting too deep and bad UTF-8 are not ``MsgspecError``."""
+
+UNSUPPORTED_CONTROLS = frozenset(
+    {
+        "set_credentials", "mcp_set_servers", "mcp_reconnect", "mcp_toggle", "rewind_files", "stop_task",
+        "get_context_usage", "get_settings", "apply_flag_settings", "initialize",
+    }
+)  # fmt: skip
+
+
+class _Control(Struct, frozen=True, forbid_unknown_fields=True, tag_field="subtype"):
+    """One control request of a client."""
+
+
+class Interrupt(_Control, frozen=True, tag="interrupt"):
+    """Stop the running turn.  ``turn`` guards against stopping the next one; ``cancel_queued`` empties the queue."""
+
+    turn: MessageId | UnsetType = UNSET
+    cancel_queued: bool = False
+
+
+class SetModel(_Control, frozen=True, tag="set_model"):
+    """Another model from the next request on; null is the CLI's default."""
+
+    model: Model | None = None
+
+
+class SetPermissionMode(_Control, frozen=True, tag="set_permission_mode"):
+    """Another permission mode at once."""
+
+    mode: PermissionMode
+
+
+class SetMaxThinkingTokens(_Control, frozen=True, tag="set_max_thinking_tokens"):
+    """Another thinking budget; null is the CLI's default."""
+
+    max_thinking_tokens: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+
+
+class McpStatus(_Control, frozen=True, tag="mcp_status"):
+    """State of the MCP servers (their configuration is stripped from the answer)."""
+
+
+Control: TypeAlias = Interrupt | SetModel | SetPermissionMode | SetMaxThinkingTokens | McpStatus
+
+
+class ToolRule(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
+    """A permission rule in the CLI's shape: tool name and optional content."""
+
+    tool_name: Rule
+    rule_content: Annotated[str, Meta(max_length=4096)] | UnsetType = UNSET
+
+
+class AddRules(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="addRules"):
+    """The one kind of permission update that a policy may let through, and only for this session."""
+
+    rules: Annotated[list[ToolRule], Meta(max_length=64)]
+    behavior: Literal["allow", "deny", "ask"]
+    destination: Literal["session", "userSettings", "projectSettings", "localSettings", "cliArg"]
+
+
+class _UpdateKind(Struct, frozen=True):
+    type: str
+
+
+class PermissionAnswer(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A client's answer to ``can_use_tool``."""
+
+    behavior: Literal["allow", "deny"]
+    updatedInput: dict[str, Any] | UnsetType = UNSET  # noqa: N815 - the SDK's own spelling
+    message: Annotated[str, Meta(max_length=65536)] | UnsetType = UNSET
+    interrupt: bool | UnsetType = UNSET
+    updatedPermissions: list[Raw] | UnsetType = UNSET  # noqa: N815
+    toolUseID: str | UnsetType = UNSET  # noqa: N815
+    decisionClassification: str | UnsetType = UNSET  # noqa: N815
+
+
+class _Subtype(Struct, frozen=True):
+    subtype: str
+
+
+_subtype = msgspec.json.Decoder(_Subtype)
+_control: msgspec.json.Decoder[Control] = msgspec.json.Decoder(Control)
+_answer = msgspec.json.Decoder(PermissionAnswer)
+_update_kind = msgspec.json.Decoder(_UpdateKind)
+_add_rules = msgspec.json.Decoder(AddRules)
+
+KNOWN_CONTROLS = frozenset(
+    {"interrupt", "set_model", "set_permission_mode", "set_max_thinking_tokens", "mcp_status"}
+)
+
+
+def decode_control(raw: Raw, request_id: str) -> Control:
+    """The typed request of a ``control_request`` frame.
+
+    Raises ``ClientError``: ``control_not_allowed`` for a subtype that is not on the list, ``bad_frame`` with the JSON
+    path for a payload of the wrong form.
+    """
+    try:
+        subtype = _subtype.decode(raw).subtype
+        if subtype in KNOWN_CONTROLS:
+            return _control.decode(raw)
+    except DECODE_ERRORS as error:
+        raise ClientError(ErrorCode.BAD_FRAME, f"request: {error}", ref=request_id) from error
+    why = "not supported by this version" if subtype in UNSUPPORTED_CONTROLS else "not on the list of allowed controls"
+    raise ClientError(ErrorCode.CONTROL_NOT_ALLOWED, f"{subtype[:64]}: {why}", ref=request_id)
+
+
+def decode_answer(raw: Raw, request_id: str) -> PermissionAnswer:
+    """The typed answer to a permission prompt; raises ``ClientError(bad_frame)`` with the JSON path."""
+    try:
+        return _answer.decode(raw)
+    except DECODE_ERRORS as error:
+        raise ClientError(ErrorCode.BAD_FRAME, f"response.response: {error}", ref=request_id) from error
+
+
+def decode_updates(answer: PermissionAnswer, request_id: str) -> list[AddRules]:
+    """The permission updates of an answer, judged by form: anything but ``addRules`` is ``option_not_allowed``."""
+    if answer.updatedPermissions is UNSET:
+        return []
+    try:
+        for raw in answer.updatedPermissions:
+            kind = _update_kind.decode(raw).type
+            if kind != "addRules":
+                raise ClientError(ErrorCode.OPTION_NOT_ALLOWED, f"updatedPermissions: {kind[:64]}", ref=request_id)
+        return [_add_rules.decode(raw) for raw in answer.updatedPermissions]
+    except DECODE_ERRORS as error:
+        raise ClientError(ErrorCode.BAD_FRAME, f"updatedPermissions: {error}", ref=request_id) from error

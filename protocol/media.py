@@ -1,0 +1,16 @@
+"""A user's content as other clients of the session see it: words as they are, media as type and size."""
+
+from msgspec import Struct
+
+from protocol.frames import Content, DocumentBlock, ImageBlock, MediaNote, TextBlock
+
+
+def describe(content: Content) -> str | list[Struct]:
+    """``content`` for ``broker.message``; sizes are bytes after base64."""
+    if isinstance(content, str):
+        return content
+    return [block if isinstance(block, TextBlock) else _note(block) for block in content]
+
+
+def _note(block: ImageBlock | DocumentBlock) -> MediaNote:
+    return MediaNote(str(block.__struct_config__.tag), block.source.media_type, len(block.source.data) * 3 // 4)

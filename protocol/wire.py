@@ -1,0 +1,22 @@
+"""RFC 6455 framing of one unmasked text message, as a server sends it (section 5.2).
+
+Unmasked and uncompressed, a frame is the same bytes for every client: it is made once, kept in the replay log and
+written to all of them.  Caller: ``broker.session``.
+"""
+
+from struct import Struct
+
+_SHORT = Struct("!BB").pack
+_MEDIUM = Struct("!BBH").pack
+_LONG = Struct("!BBQ").pack
+_FIN_TEXT = 0x81
+
+
+def text_frame(payload: bytes) -> bytes:
+    """``payload`` (valid UTF-8) as one final text frame."""
+    size = len(payload)
+    if size < 126:
+        return _SHORT(_FIN_TEXT, size) + payload
+    if size < 65536:
+        return _MEDIUM(_FIN_TEXT, 126, size) + payload
+    return _LONG(_FIN_TEXT, 127, size) + payload

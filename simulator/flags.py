@@ -1,0 +1,210 @@
+"""The command line of the CLI: which flags exist, which take a value, and what is refused.
+
+Pure.  Every flag that the real program documents is accepted; those that change nothing here are accepted and ignored,
+as long as their form is right.  Caller: ``simulator.cli``.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+PERMISSION_MODES: Final = ("acceptEdits", "auto", "bypassPermissions", "default", "dontAsk", "plan")
+_MODE_CHOICES: Final = ("acceptEdits", "auto", "bypassPermissions", "manual", "dontAsk", "plan")
+_FORMATS: Final = ("text", "json", "stream-json")
+_EFFORTS: Final = ("low", "medium", "high", "xhigh", "max", "ultracode")
+
+SWITCHES: Final = frozenset(
+    {
+        "print", "verbose", "version", "include-partial-messages", "include-hook-events", "replay-user-messages",
+        "continue", "fork-session", "no-session-persistence", "exclude-dynamic-system-prompt-sections",
+        "dangerously-skip-permissions", "allow-dangerously-skip-permissions", "strict-mcp-config", "ide", "chrome",
+        "no-chrome", "init", "init-only", "maintenance", "bare", "safe-mode", "disable-slash-commands",
+        "forward-subagent-text", "session-mirror", "await-initialize", "managed-settings-in-initialize", "await-claim",
+        "enable-auth-status",
+    }
+)  # fmt: skip
+ONE_VALUE: Final = frozenset(
+    {
+        "input-format", "output-format", "session-id", "resume-session-at", "resume-drops-turn", "model",
+        "fallback-model", "system-prompt", "system-prompt-file", "append-system-prompt", "append-system-prompt-file",
+        "append-subagent-system-prompt", "permission-mode", "permission-prompt-tool", "permission-prompts", "settings",
+        "setting-sources", "managed-settings", "agents", "agent", "max-turns", "max-budget-usd", "task-budget",
+        "json-schema", "effort", "thinking", "max-thinking-tokens", "thinking-display", "debug-file", "name",
+        "autocompact", "channels", "project-config-root", "initialize-fields", "sdk-url", "plugin-url",
+    }
+)  # fmt: skip
+MANY_VALUES: Final = frozenset(
+    {
+        "allowedTools", "disallowedTools", "tools", "mcp-config", "add-dir", "plugin-dir", "plugin-dir-no-mcp", "betas",
+    }
+)  # fmt: skip
+OPTIONAL_VALUE: Final = frozenset({"resume", "debug", "worktree", "prompt-suggestions"})
+_SHORT: Final = {"p": "print", "c": "continue", "r": "resume", "v": "version", "n": "name", "d": "debug", "w": "worktree"}
+_SPELLINGS: Final = {"allowed-tools": "allowedTools", "disallowed-tools": "disallowedTools"}
+_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "permission-mode": _MODE_CHOICES,
+    "input-format": ("text", "stream-json"),
+    "output-format": _FORMATS,
+    "effort": _EFFORTS,
+}
+
+
+class UsageError(Exception):
+    """A command line that the program refuses: its text goes to stderr, the exit code is 1."""
+
+
+class Flags(NamedTuple):
+    """The flags that matter here.  ``resume`` is None without the flag and empty when its value is missing."""
+
+    version: bool = False
+    partial: bool = False
+    replay: bool = False
+    persist: bool = True
+    session_id: str | None = None
+    resume: str | None = None
+    continue_latest: bool = False
+    fork: bool = False
+    model: str | None = None
+    permission_mode: str = "default"
+    may_bypass: bool = False
+    prompts_on_stdio: bool = False
+    allowed: tuple[str, ...] = ()
+    disallowed: tuple[str, ...] = ()
+    tools: tuple[str, ...] | None = None
+    max_turns: int | None = None
+    settings: str | None = None
+    setting_sources: tuple[str, ...] = ("user", "project", "local")
+    bare: bool = False
+    slash_commands: bool = True
+
+
+def parse(arguments: Sequence[str]) -> Flags:
+    """Read a command line without the program's name; raises ``UsageError``."""
+    found = _scan(arguments)
+    if "version" in found:
+        return Flags(version=True)
+    _check(found)
+    mode = _one(found, "permission-mode") or "default"
+    if "dangerously-skip-permissions" in found:
+        mode = "bypassPermissions"
+    sources = _one(found, "setting-sources")
+    limit = _one(found, "max-turns")
+    return Flags(
+        partial="include-partial-messages" in found,
+        replay="replay-user-messages" in found,
+        persist="no-session-persistence" not in found,
+        session_id=_one(found, "session-id"),
+        resume=_one(found, "resume"),
+        continue_latest="continue" in found,
+        fork="fork-session" in found,
+        model=_one(found, "model") or None,
+        permission_mode="default" if mode == "manual" else mode,
+        may_bypass=mode == "bypassPermissions" or "allow-dangerously-skip-permissions" in found,
+        prompts_on_stdio=_one(found, "permission-prompt-tool") == "stdio",
+        allowed=_list(found, "allowedTools"),
+        disallowed=_list(found, "disallowedTools"),
+        tools=_list(found, "tools") if "tools" in found else None,
+        max_turns=int(limit) if limit else None,
+        settings=_one(found, "settings"),
+        setting_sources=Flags().setting_sources if sources is None else tuple(s for s in sources.split(",") if s),
+        bare="bare" in found,
+        slash_commands="disable-slash-commands" not in found,
+    )
+
+
+def flag_settings(flags: Flags) -> dict[str, Any]:
+    """The settings layer of ``--settings``: JSON, or a file that holds it; raises ``UsageError``."""
+    if not flags.settings:
+        return {}
+    text = flags.settings
+    try:
+        if not text.lstrip().startswith("{"):
+            with open(text, encoding="utf-8") as file:
+                text = file.read()
+        value = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"Error processing settings: {error}") from error
+    if not isinstance(value, dict):
+        raise UsageError("Error processing settings: not an object")
+    return value
+
+
+def _scan(arguments: Sequence[str]) -> dict[str, list[str]]:
+    """Every flag with the values it was given; positional arguments are skipped, as a prompt that nobody reads."""
+    found: dict[str, list[str]] = {}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            break
+        if not word.startswith("-") or word == "-":
+            continue
+        name, equals, value = _name(word)
+        values = found.setdefault(name, [])
+        if name in SWITCHES:
+            if equals:
+                raise UsageError(f"error: unknown option '{word}'")
+        elif equals:
+            values.append(value)
+        elif name in ONE_VALUE:
+            if not rest:
+                raise UsageError(f"error: option '--{name} <value>' argument missing")
+            values.append(rest.pop(0))
+        else:
+            most = 1 if name in OPTIONAL_VALUE else len(rest)
+            while rest and most > 0 and not rest[0].startswith("-"):
+                values.append(rest.pop(0))
+                most -= 1
+            if not values and name in MANY_VALUES:
+                raise UsageError(f"error: option '--{name} <values...>' argument missing")
+    return found
+
+
+def _name(word: str) -> tuple[str, str, str]:
+    head, equals, value = word.partition("=")
+    name = head[2:] if head.startswith("--") else _SHORT.get(head[1:], "")
+    name = _SPELLINGS.get(name, name)
+    if name not in SWITCHES | ONE_VALUE | MANY_VALUES | OPTIONAL_VALUE:
+        raise UsageError(f"error: unknown option '{head}'")
+    return name, equals, value
+
+
+def _check(found: dict[str, list[str]]) -> None:
+    for name, choices in _CHOICES.items():
+        value = _one(found, name)
+        if value is not None and value not in (*choices, "default"):
+            what = "mode" if name == "permission-mode" else "format" if name.endswith("format") else "level"
+            raise UsageError(
+                f"error: option '--{name} <{what}>' argument '{value}' is invalid. "
+                f"Allowed choices are {', '.join(choices)}."
+            )
+    if _one(found, "input-format") != "stream-json" or _one(found, "output-format") != "stream-json":
+        raise UsageError("Error: the simulator speaks --input-format=stream-json and --output-format=stream-json only.")
+    if "verbose" not in found:
+        raise UsageError("Error: When using --print, --output-format=stream-json requires --verbose")
+    limit = _one(found, "max-turns")
+    if limit is not None and not (limit.isascii() and limit.isdigit() and 0 < int(limit) < 10**9):
+        raise UsageError(f"error: option '--max-turns <turns>' argument '{limit}' is invalid.")
+    if "session-id" in found and ("resume" in found or "continue" in found) and "fork-session" not in found:
+        raise UsageError("Error: --session-id with --continue or --resume also needs --fork-session.")
+
+
+def _one(found: dict[str, list[str]], name: str) -> str | None:
+    """The last value of a flag, empty if it has none, None if the flag is not there."""
+    values = found.get(name)
+    return None if values is None else values[-1] if values else ""
+
+
+def _list(found: dict[str, list[str]], name: str) -> tuple[str, ...]:
+    """Values of a list flag: repeated, separated by blanks or by commas that do not stand in parentheses."""
+    items: list[str] = []
+    for value in found.get(name, []):
+        depth, item = 0, ""
+        for char in value + ",":
+            depth += (char == "(") - (char == ")")
+            if char == "," and depth <= 0:
+                items.append(item.strip())
+                item = ""
+            else:
+                item += char
+    return tuple(item for item in items if item)

@@ -1,0 +1,86 @@
+"""What /proc says about processes, and a tag that finds our own even when they are nobody's descendants any more.
+
+Callers: ``tests.oracle`` after every test; tests that ask whether a process tree is gone.
+"""
+
+import os
+import resource
+from pathlib import Path
+from typing import Final, NamedTuple
+
+_PROC: Final = Path("/proc")
+
+# A process limit that nothing here uses is inherited by every descendant: through exec, a cleaned environment, a new
+# session and the death of its parent.  Its value, made from our pid, finds strays.
+_TAG_LIMIT: Final = resource.RLIMIT_MSGQUEUE
+_TAG_ROW: Final = "Max msgqueue size"
+
+
+class Process(NamedTuple):
+    """One row of /proc; pid and start time (clock ticks since boot) together never repeat."""
+
+    pid: int
+    started: int
+    parent: int
+    state: str
+
+    def __str__(self) -> str:
+        try:
+            command = (_PROC / str(self.pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            command = ""
+        return f"{self.pid} (parent {self.parent}): {command.strip() or 'no command line'}"
+
+
+def process_table() -> dict[int, Process]:
+    """Every process that can be read, by pid."""
+    table = {}
+    for name in os.listdir(_PROC):
+        if name.isdigit() and (row := read_process(int(name))) is not None:
+            table[row.pid] = row
+    return table
+
+
+def read_process(pid: int) -> Process | None:
+    """The row of one process, None if it is gone."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    # The name may hold spaces and parentheses: what counts comes after the last one.
+    fields = text.rpartition(")")[2].split()
+    return Process(pid=pid, started=int(fields[19]), parent=int(fields[1]), state=fields[0])
+
+
+def tree(roots: set[int], table: dict[int, Process]) -> set[int]:
+    """``roots`` and all their descendants."""
+    children: dict[int, list[int]] = {}
+    for row in table.values():
+        children.setdefault(row.parent, []).append(row.pid)
+    found: set[int] = set()
+    pending = list(roots)
+    while pending:
+        pid = pending.pop()
+        if pid not in found:
+            found.add(pid)
+            pending += children.get(pid, [])
+    return found
+
+
+def tag_descendants() -> int | None:
+    """Mark this process and all it will start; returns the tag, None where the system's limit leaves no room for it."""
+    tag = 100_000 + os.getpid() % 100_000
+    hard = resource.getrlimit(_TAG_LIMIT)[1]
+    if hard != resource.RLIM_INFINITY and hard < tag:
+        return None
+    resource.setrlimit(_TAG_LIMIT, (tag, hard))
+    return tag
+
+
+def is_tagged(pid: int, tag: int) -> bool:
+    """Whether the process inherited ``tag``; False if it is gone."""
+    try:
+        limits = (_PROC / str(pid) / "limits").read_text()
+    except OSError:
+        return False
+    return any(line.startswith(_TAG_ROW) and line.split()[3] == str(tag) for line in limits.splitlines())
