@@ -33,7 +33,7 @@ check: .venv/.project
 	.venv/bin/lint-imports --no-logo
 
 test: .venv/.project system
-	@$(MAKE) --no-print-directory .real-cli/.installed || echo "the real CLI could not be installed: see above"
+	@$(MAKE) -s .real-cli/.installed || echo "the real CLI could not be installed: see above"
 	@tests/run $(ARGS)
 
 bench: .venv/.project

@@ -104,20 +104,27 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 
 def serve(arguments: argparse.Namespace) -> int:
     """Run the broker until a signal ends it."""
-    from broker.config import load  # noqa: PLC0415 - each command loads only what it needs
-
     flags = {"server.listen": arguments.listen, "admin.listen": arguments.admin, "cli.command": arguments.cli}
-    config = load(arguments.config, os.environ, flags)
-    use_uvloop = wants_uvloop(config)
+    config = checked(arguments.config, flags)
+    import anyio  # noqa: PLC0415
 
     from broker import app, logs  # noqa: PLC0415
 
     logs.configure(arguments.log_level)
-    import anyio  # noqa: PLC0415
-
-    options = {"use_uvloop": use_uvloop}
+    options = {"use_uvloop": wants_uvloop(config)}
     anyio.run(app.run, config, config.cli.command, arguments.port_file, backend="asyncio", backend_options=options)
     return EXIT_OK
+
+
+def checked(path: Path | None, flags: dict[str, object]) -> "Config":
+    """The configuration, with everything read that a start reads before it opens a port.  Raises ``ConfigError``."""
+    from broker.auth import Authenticator  # noqa: PLC0415 - each command loads only what it needs
+    from broker.config import load  # noqa: PLC0415
+
+    config = load(path, os.environ, flags)
+    Authenticator(config)
+    wants_uvloop(config)
+    return config
 
 
 def wants_uvloop(config: "Config") -> bool:
@@ -130,12 +137,7 @@ def wants_uvloop(config: "Config") -> bool:
 
 def check_config(arguments: argparse.Namespace) -> int:
     """Read everything that a start would read; open nothing."""
-    from broker.auth import Authenticator  # noqa: PLC0415
-    from broker.config import load  # noqa: PLC0415
-
-    config = load(arguments.file, os.environ, {})
-    wants_uvloop(config)
-    Authenticator(config)
+    checked(arguments.file, {})
     print(f"{arguments.file}: ok")
     return EXIT_OK
 
@@ -161,14 +163,8 @@ def chat(arguments: argparse.Namespace) -> int:
     """Talk until the end of input."""
     from broker.chat import talk  # noqa: PLC0415
 
-    return talk(
-        arguments.url,
-        token=arguments.token,
-        session=arguments.session,
-        model=arguments.model,
-        system_prompt=arguments.system_prompt,
-        credential_from=arguments.credential_from,
-    )
+    options = {"model": arguments.model, "system_prompt": arguments.system_prompt}
+    return talk(arguments.url, arguments.token, arguments.session, arguments.credential_from, options)
 
 
 def version(_arguments: argparse.Namespace) -> int:

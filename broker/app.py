@@ -5,7 +5,6 @@ Order of ending: no new sockets, turns end or the deadline comes, sessions, chil
 """
 
 import signal
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,8 +28,6 @@ from broker.registry import Registry
 from broker.server import Server
 
 log = structlog.get_logger(__name__)
-
-READY_LOOK_S = 0.02
 
 
 class App:
@@ -94,7 +91,6 @@ class App:
                 pool_group.start_soon(self.auth.run)
                 async with anyio.create_task_group() as sessions:
                     sessions.start_soon(self.registry.run)
-                    sessions.start_soon(self._note_ready)
                     number = await anext(signals)
                     log.info("broker.draining", signal=signal.Signals(number).name)
                     await self._drain(signals)
@@ -115,14 +111,6 @@ class App:
             with anyio.move_on_after(CLOSE_BOUND_S):
                 await self.server.wait_empty()
             group.cancel_scope.cancel()
-
-    async def _note_ready(self) -> None:
-        """Let sockets in once the first spare is warm."""
-        began = time.monotonic()
-        while not self.pool_.is_ready:
-            await anyio.sleep(READY_LOOK_S)
-        self.server.has_been_ready = True
-        log.info("broker.ready", after_s=round(time.monotonic() - began, 3))
 
     @asynccontextmanager
     async def _admin_port(self) -> AsyncIterator[int]:

@@ -289,5 +289,3 @@ def new_token(tenant: str) -> tuple[str, str]:
     entry = f'{{hash = "sha256:{_digest(token).hex()}", subject = "*", max_role = "controller"}}'
     header = tenant if re.fullmatch(r"[A-Za-z0-9_-]+", tenant) else f'"{tenant}"'
     return token, f"[tenants.{header}]\ntokens = [{entry}]"
-
-

@@ -25,7 +25,7 @@ class Step:
     """One line of the burst.  ``request_id`` None: the CLI answers nothing.  ``option`` names it in a refusal."""
 
     option: str
-    line: bytes
+    line: bytes = field(repr=False)
     request_id: str | None
     gates_welcome: bool = True
 

@@ -81,8 +81,7 @@ def host_allowed(
     if len(values) != 1:
         return False
     host = values[0].strip().lower()
-    match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", host)
-    if match is None:
+    if (match := re.fullmatch(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", host)) is None:
         return False
     if host in own or host in allowed or match[1] in allowed:
         return True
@@ -141,8 +140,8 @@ def refusal(status: int, message: str, *, retry_after_s: int | None = None, is_h
         headers["Allow"] = "GET, HEAD"
     if retry_after_s is not None:
         headers["Retry-After"] = str(retry_after_s)
-    code = HTTPStatus(status).name.lower()
-    return json_answer(status, {"error": {"code": code, "message": message}}, headers, is_head=is_head)
+    error = {"code": HTTPStatus(status).name.lower(), "message": message}
+    return json_answer(status, {"error": error}, headers, is_head=is_head)
 
 
 # -- static files ----------------------------------------------------------------------------------------------------
@@ -221,8 +220,7 @@ class Site:
         is_ready, reason = self._state.ready()
         if is_ready:
             return json_answer(HTTPStatus.OK, {"status": "ready"}, is_head=is_head)
-        payload = {"status": "not_ready", "reason": reason}
-        headers = {"Retry-After": str(RETRY_AFTER_S)}
+        payload, headers = {"status": "not_ready", "reason": reason}, {"Retry-After": str(RETRY_AFTER_S)}
         return json_answer(HTTPStatus.SERVICE_UNAVAILABLE, payload, headers, is_head=is_head)
 
     def _is_host_allowed(self, request: Request) -> bool:

@@ -123,9 +123,7 @@ class Metrics:
             "broker_queue_wait_seconds", "From the request for a process to its answer.", ["pool", "result"],
             WAIT_BUCKETS, pools, WAIT_RESULTS,
         )  # fmt: skip
-        self._starts = histogram(
-            "broker_process_start_seconds", "From exec to ready.", ["pool"], START_BUCKETS, pools
-        )
+        self._starts = histogram("broker_process_start_seconds", "From exec to ready.", ["pool"], START_BUCKETS, pools)
         self._connections = gauge("broker_connections", "Open sockets.", ["state"], CONNECTION_STATES)
         self._sessions = gauge("broker_sessions", "Sessions in memory.", ["state"], SESSION_STATES)
         self._disconnects = counter(

@@ -1,11 +1,12 @@
 """What a tenant may ask for, judged by the effect, whatever frame carries it.
 
-Pure.  Callers: ``broker.session``.  Every refusal is a ``ClientError(option_not_allowed)`` that names the option and the
-setting of the operator that forbids it.
+Pure.  Callers: ``broker.session``.  Every refusal is a ``ClientError(option_not_allowed)`` that names the option and
+the setting of the operator that forbids it.
 """
 
-from ipaddress import ip_address
-from urllib.parse import urlsplit
+import re
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from urllib.parse import SplitResult, urlsplit
 
 from msgspec import UNSET
 
@@ -15,6 +16,15 @@ from protocol.controls import AddRules
 from protocol.errors import ClientError
 from protocol.frames import Content, Hello, TextBlock
 from protocol.options import SessionOptions
+
+_COMMAND = re.compile(r"[\s\ufeff]*/")
+"""What the CLI's trim() takes away before it looks for a command: white space and the byte order mark."""
+_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)+")
+_HERE = (".localhost", ".localdomain", ".local", ".internal")
+_DOTS = re.compile(r"/(\.|%2e){1,2}(/|$)", re.IGNORECASE)
+_UNICAST = IPv6Network("2000::/3")
+_SPECIAL = (IPv4Network("192.0.0.0/24"), IPv4Network("224.0.0.0/4"), IPv6Network("2002::/16"))
+"""Addresses that ``is_global`` lets through: a cloud's metadata lives in the first; 6to4 hides an IPv4 address."""
 
 
 def _refuse(what: str, setting: str, ref: str | None = None, close: CloseCode | None = None) -> ClientError:
@@ -65,7 +75,7 @@ def check_content(content: Content, policy: Policy, ref: str | None) -> None:
     if policy.slash_commands:
         return
     texts = [content] if isinstance(content, str) else [b.text for b in content if isinstance(b, TextBlock)]
-    if any(text.lstrip().startswith("/") for text in texts):
+    if any(_COMMAND.match(text) for text in texts):
         raise _refuse("text that begins with '/'", "slash_commands", ref)
 
 
@@ -84,22 +94,40 @@ def may_reach(url: str, policy: Policy) -> bool:
     Loopback, link-local, private and other special addresses are refused unless a prefix of the policy names them; a
     host *name* that resolves to one is the network's business (run the CLI behind an egress filter).
     """
-    if any(url == prefix or url.startswith(prefix.rstrip("/") + "/") for prefix in policy.mcp_url_prefixes):
+    parts = _plain(url)
+    if parts is None:
+        return False
+    if not _DOTS.search(parts.path) and any(_is_below(url, prefix) for prefix in policy.mcp_url_prefixes):
         return True
+    host = parts.hostname or ""
+    if "[" in parts.netloc:
+        return _is_public(host)
+    name = host.removesuffix(".")
+    if not _NAME.fullmatch(name) or name.endswith(_HERE):
+        return False
+    # Resolvers take 0x7f.1, 017700000001 and 2130706433 for addresses too: what ends in a number must be a plain one.
+    last = name.rpartition(".")[2]
+    return _is_public(name) if last.isdigit() or last.startswith("0x") else True
+
+
+def _plain(url: str) -> SplitResult | None:
+    """The parts of a URL that every parser reads alike, else None: browsers and the CLI take ``\\`` for ``/``, decode
+    ``%31`` in a host and map other scripts' digits and dots to ASCII."""
     try:
-        host = urlsplit(url).hostname
+        parts = urlsplit(url)
     except ValueError:
-        return False
-    is_bare = host is not None and "." not in host and ":" not in host
-    if not host or is_bare or host.endswith((".localhost", ".local", ".internal")):
-        return False
-    return _is_public(host)
+        return None
+    return parts if url.isascii() and "\\" not in url and not set("@%") & set(parts.netloc) else None
+
+
+def _is_below(url: str, prefix: str) -> bool:
+    return url == prefix or url.startswith(prefix.rstrip("/") + "/")
 
 
 def _is_public(host: str) -> bool:
     try:
-        return ip_address(host).is_global
+        address: IPv4Address | IPv6Address = ip_address(host)
     except ValueError:
-        # Not an address in the usual notation.  Resolvers also take 0x7f.1, 017700000001 and 2130706433.
-        last = host.rstrip(".").rsplit(".", 1)[-1]
-        return not (last.isdigit() or last.lower().startswith("0x"))
+        return False
+    is_unicast = address.version == 4 or address in _UNICAST
+    return address.is_global and is_unicast and not any(address in network for network in _SPECIAL)

@@ -114,7 +114,7 @@ class Registry:
         deadline = time.monotonic() + timeout_s
         for entry in self._entries.values():
             entry.tenure.is_draining = True
-            entry.session.fail_queued(FailureReason.DRAINING, "the broker is stopping")
+            entry.session.fail_queued(FailureReason.CANCELLED, "the broker is stopping")
             for reader in entry.session.readers:
                 reader.send(GoAway("draining", 1000))
         while time.monotonic() < deadline and any(e.session.turns.current for e in self._entries.values()):

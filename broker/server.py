@@ -49,7 +49,7 @@ class Server:
         self._stalled: dict[TenantSocket, tuple[int, float]] = {}
         self._silent: Counter[str] = Counter()
         """Sockets per address that have neither a token nor a hello yet."""
-        self.has_been_ready = False
+        self._has_been_ready = False
         self.is_draining = False
         auth.on_revoked(self._close_revoked)
 
@@ -109,7 +109,8 @@ class Server:
             return response
         if self.is_draining:
             return refusal(HTTPStatus.SERVICE_UNAVAILABLE, "draining", retry_after_s=5)
-        if not self.has_been_ready:
+        self._has_been_ready = self._has_been_ready or self._pool.is_ready
+        if not self._has_been_ready:
             return refusal(HTTPStatus.SERVICE_UNAVAILABLE, "no process is warm yet", retry_after_s=1)
         try:
             identity = self._presented(request)

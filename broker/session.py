@@ -112,6 +112,8 @@ class Session:
         process = self.process
         if process is None or self.is_gated or self.is_cli_busy or self.kill_reason is not None:
             return not self.turns.queued_ids
+        if self.turns.current is None and process.is_dead:
+            return not self.turns.queued_ids  # it waits for the next process, unwritten
         now = time.monotonic()
         turn = self.turns.start_next(now)
         if turn is None:
@@ -278,6 +280,7 @@ class Session:
     def _kill(self, reason: FailureReason, detail: str) -> None:
         """End the running turn for ``reason`` and ask the tenure to kill the process."""
         self.fail_turn(reason, detail)
+        self.fail_queued(FailureReason.CANCELLED, "its process had to be ended: nothing was written")
         if self.kill_reason is None:
             self.kill_reason = reason.value
             if self.process is not None:
@@ -298,9 +301,12 @@ class Session:
             self._terminal(failed, None)
 
     def detach_process(self, reason: FailureReason, detail: str) -> None:
-        """The process is gone: end its turn for ``reason``, what was queued, its prompts and its control requests."""
+        """The process is gone: end its turn for ``reason``, its prompts and control requests, and what was queued
+        behind the turn.  A message that came while none ran stays: the next process gets it."""
+        had_turn = self.turns.current is not None
         self.fail_turn(reason, detail)
-        self.fail_queued(FailureReason.CANCELLED, "its process has ended: nothing was written")
+        if had_turn:
+            self.fail_queued(FailureReason.CANCELLED, "its process has ended: nothing was written")
         self.exchange.process_gone()
         self.process = None
         self.is_cli_busy = self.is_gated = False

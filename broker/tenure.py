@@ -165,6 +165,7 @@ class Tenure:
         finally:
             self._settle(BrokerError(ErrorCode.INTERNAL, "the session has ended", close=CloseCode.INTERNAL))
             self.session.detach_process(FailureReason.DRAINING, "the broker is stopping")
+            self.session.fail_queued(FailureReason.CANCELLED, "the broker is stopping")
 
     @property
     def _is_forgotten(self) -> bool:

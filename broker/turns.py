@@ -146,7 +146,8 @@ class Turns:
             if record.digest != content_digest:
                 raise ClientError(ErrorCode.ID_CONFLICT, "this id was used for other content", ref=turn.id)
             return Repeat(turn.id, record.outcome)
-        if len(self._queue) >= self._max_queued:
+        is_next = self.current is None and not self._queue
+        if len(self._queue) >= self._max_queued and not is_next:
             raise ClientError(ErrorCode.QUEUE_FULL, f"turn.queue is {self._max_queued}", ref=turn.id)
         self._records[turn.id] = _Record(content_digest)
         self._forget_old()

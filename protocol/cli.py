@@ -50,9 +50,8 @@ class Peek(Struct, frozen=True, gc=False):
         )
 
 
+_TEXTS: Final = frozenset({"type", "subtype", "request_id", "state"})
 VISIBLE_DELTAS: Final = frozenset({"text_delta", "thinking_delta", "input_json_delta"})
-UNTYPED: Final = Peek()
-"""What is known of an object whose fields do not have the expected types: forwarded, never acted on."""
 
 
 class Result(Struct, frozen=True):
@@ -116,6 +115,8 @@ class Answer(Struct, frozen=True):
 
 _peek = msgspec.json.Decoder(Peek)
 _any = msgspec.json.Decoder()
+_whole = msgspec.json.Decoder(Raw)
+_fields = msgspec.json.Decoder(dict[str, Raw])
 _result = msgspec.json.Decoder(Result)
 _init = msgspec.json.Decoder(Init)
 _request = msgspec.json.Decoder(CliRequest)
@@ -134,21 +135,29 @@ def peek(line: bytes) -> Peek | DropReason:
             line.decode()
         except UnicodeDecodeError:
             return DropReason.BAD_UTF8
-    if line[:1] != b"{" or line[-1:] != b"}":
-        return _why_not(line)
     try:
         found = _peek.decode(line)
-    except DECODE_ERRORS:
-        return _why_not(line)
-    return found if found.type or _any.decode(line) else DropReason.NOT_AN_OBJECT
-
-
-def _why_not(line: bytes) -> Peek | DropReason:
-    try:
-        value = _any.decode(line)
+    except msgspec.ValidationError:
+        return _peek_loosely(line)
     except DECODE_ERRORS:
         return DropReason.NOT_JSON
-    return UNTYPED if isinstance(value, dict) and value else DropReason.NOT_AN_OBJECT
+    return found if found.type else _peek_loosely(line)
+
+
+def _peek_loosely(line: bytes) -> Peek | DropReason:
+    """The rare line: no object, an empty one, or one whose fields have other types than ours (these are left out)."""
+    try:
+        _whole.decode(line)
+    except DECODE_ERRORS:
+        return DropReason.NOT_JSON
+    try:
+        fields = _fields.decode(line)
+    except DECODE_ERRORS:
+        return DropReason.NOT_AN_OBJECT
+    texts = {name: _any.decode(raw) for name, raw in fields.items() if name in _TEXTS and bytes(raw).startswith(b'"')}
+    if not fields:
+        return DropReason.NOT_AN_OBJECT
+    return Peek(seq=fields.get("seq", UNSET), error=fields.get("error", UNSET), **texts)
 
 
 def decode_result(line: bytes) -> Result | None:

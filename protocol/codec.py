@@ -3,12 +3,10 @@
 Callers: ``broker.connection`` decodes what a client sent; ``broker.session`` encodes what goes into the log.
 """
 
-from typing import Any
-
 import msgspec
 
 from protocol.codes import CloseCode, ErrorCode
-from protocol.controls import DECODE_ERRORS
+from protocol.controls import DECODE_ERRORS, mistake
 from protocol.errors import ClientError, ConnectionRefused
 from protocol.frames import UNSUPPORTED_FRAMES, ClientFrame, Hello, ServerFrame
 from protocol.options import UNSUPPORTED_OPTIONS
@@ -21,9 +19,7 @@ class _Envelope(msgspec.Struct, frozen=True):
 _envelope = msgspec.json.Decoder(_Envelope)
 _frame: msgspec.json.Decoder[ClientFrame] = msgspec.json.Decoder(ClientFrame)
 _encoder = msgspec.json.Encoder()
-_any = msgspec.json.Decoder()
-
-MAX_ERROR_TEXT = 512
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def decode_client(data: bytes) -> ClientFrame:
@@ -52,8 +48,7 @@ def decode_hello(data: bytes) -> Hello:
 
 
 def _client_error(data: bytes, error: Exception) -> ClientError:
-    text = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-    text = text[:MAX_ERROR_TEXT]
+    text = mistake(error)
     if isinstance(error, msgspec.ValidationError):
         kind = _envelope.decode(data).type if _has_type(data) else None
         if kind in UNSUPPORTED_FRAMES:
@@ -77,7 +72,7 @@ def _has_type(data: bytes) -> bool:
 def count_unknown_fields(frame: ClientFrame, data: bytes) -> int:
     """How many top-level fields of an SDK-shaped frame were dropped.  Never raises: ``data`` decoded before."""
     known = set(frame.__struct_encode_fields__) | {"type"}
-    return sum(1 for key in _any.decode(data) if key not in known)
+    return sum(1 for key in _fields.decode(data) if key not in known)
 
 
 def encode_server(frame: ServerFrame) -> bytes:
@@ -88,14 +83,14 @@ def encode_server(frame: ServerFrame) -> bytes:
 def splice_seq(line: bytes, seq: int) -> bytes:
     """Append ``,"seq":N`` as the last key of the JSON object ``line`` and touch nothing else.
 
-    ``line`` is one complete, non-empty JSON object without a top-level ``seq`` (see ``renumber``), without trailing
-    white space.
+    ``line`` is one complete, non-empty JSON object without a top-level ``seq`` (see ``without_seq``).
     """
-    return b'%b,"seq":%d}' % (line[:-1], seq)
+    return b'%b,"seq":%d}' % (line.rstrip()[:-1], seq)
 
 
 def without_seq(line: bytes) -> bytes:
-    """The JSON object ``line`` re-encoded without its own top-level ``seq``: the rare line that cannot be spliced."""
-    fields: dict[str, Any] = _any.decode(line)
+    """The JSON object ``line`` without its own top-level ``seq``, other values as they stand: the rare line that
+    cannot be spliced."""
+    fields = _fields.decode(line)
     fields.pop("seq", None)
     return _encoder.encode(fields or {"type": ""})

@@ -17,6 +17,9 @@ from protocol.options import Model, PermissionMode, Rule
 DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """Everything that decoding untrusted JSON can raise: nesting too deep and bad UTF-8 are not ``MsgspecError``."""
 
+MAX_ECHO = 240
+"""Longest head and tail of a decoder's message: it may echo a client's value, and ends with the JSON path."""
+
 UNSUPPORTED_CONTROLS = frozenset(
     {
         "set_credentials", "mcp_set_servers", "mcp_reconnect", "mcp_toggle", "rewind_files", "stop_task",
@@ -96,6 +99,7 @@ class _Subtype(Struct, frozen=True):
     subtype: str
 
 
+_encoder = msgspec.json.Encoder()
 _subtype = msgspec.json.Decoder(_Subtype)
 _control: msgspec.json.Decoder[Control] = msgspec.json.Decoder(Control)
 _answer = msgspec.json.Decoder(PermissionAnswer)
@@ -105,6 +109,12 @@ _add_rules = msgspec.json.Decoder(AddRules)
 KNOWN_CONTROLS = frozenset(
     {"interrupt", "set_model", "set_permission_mode", "set_max_thinking_tokens", "mcp_status"}
 )
+
+
+def mistake(error: Exception) -> str:
+    """What a decoder found wrong, and the JSON path; a long value that it echoes is cut in the middle."""
+    text = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return text if len(text) <= 2 * MAX_ECHO else f"{text[:MAX_ECHO]} ... {text[-MAX_ECHO:]}"
 
 
 def decode_control(raw: Raw, request_id: str) -> Control:
@@ -118,17 +128,22 @@ def decode_control(raw: Raw, request_id: str) -> Control:
         if subtype in KNOWN_CONTROLS:
             return _control.decode(raw)
     except DECODE_ERRORS as error:
-        raise ClientError(ErrorCode.BAD_FRAME, f"request: {error}", ref=request_id) from error
+        raise ClientError(ErrorCode.BAD_FRAME, f"request: {mistake(error)}", ref=request_id) from error
     why = "not supported by this version" if subtype in UNSUPPORTED_CONTROLS else "not on the list of allowed controls"
     raise ClientError(ErrorCode.CONTROL_NOT_ALLOWED, f"{subtype[:64]}: {why}", ref=request_id)
 
 
 def decode_answer(raw: Raw, request_id: str) -> PermissionAnswer:
-    """The typed answer to a permission prompt; raises ``ClientError(bad_frame)`` with the JSON path."""
+    """The typed answer to a permission prompt; raises ``ClientError(bad_frame)`` with the JSON path.
+
+    What it nests in ``updatedInput`` can also be encoded again, a few levels deeper in the line for the CLI.
+    """
     try:
-        return _answer.decode(raw)
+        answer = _answer.decode(raw)
+        _encoder.encode([[[[[[[[answer]]]]]]]])
+        return answer
     except DECODE_ERRORS as error:
-        raise ClientError(ErrorCode.BAD_FRAME, f"response.response: {error}", ref=request_id) from error
+        raise ClientError(ErrorCode.BAD_FRAME, f"response.response: {mistake(error)}", ref=request_id) from error
 
 
 def decode_updates(answer: PermissionAnswer, request_id: str) -> list[AddRules]:
@@ -142,4 +157,4 @@ def decode_updates(answer: PermissionAnswer, request_id: str) -> list[AddRules]:
                 raise ClientError(ErrorCode.OPTION_NOT_ALLOWED, f"updatedPermissions: {kind[:64]}", ref=request_id)
         return [_add_rules.decode(raw) for raw in answer.updatedPermissions]
     except DECODE_ERRORS as error:
-        raise ClientError(ErrorCode.BAD_FRAME, f"updatedPermissions: {error}", ref=request_id) from error
+        raise ClientError(ErrorCode.BAD_FRAME, f"updatedPermissions: {mistake(error)}", ref=request_id) from error

@@ -6,11 +6,13 @@ from protocol.frames import Content, DocumentBlock, ImageBlock, MediaNote, TextB
 
 
 def describe(content: Content) -> str | list[Struct]:
-    """``content`` for ``broker.message``; sizes are bytes after base64."""
+    """``content`` for ``broker.message``; sizes are those of the decoded bytes."""
     if isinstance(content, str):
         return content
     return [block if isinstance(block, TextBlock) else _note(block) for block in content]
 
 
 def _note(block: ImageBlock | DocumentBlock) -> MediaNote:
-    return MediaNote(str(block.__struct_config__.tag), block.source.media_type, len(block.source.data) * 3 // 4)
+    data = block.source.data
+    size = len(data) * 3 // 4 - data[-2:].count("=")
+    return MediaNote(str(block.__struct_config__.tag), block.source.media_type, max(0, size))

@@ -1,8 +1,8 @@
 """The directive language that both simulators read in a user's text, and the reply text that follows from it.
 
-``hello [[sim tokens=200 ttft_ms=300 tool="Bash:echo hi" thinking]]``: between ``[[sim`` and ``]]`` stand keys, flags and
-values, separated by white space; a value, or a part of one, may be quoted with ``"`` (inside quotes ``\\"`` and ``\\\\``
-are escapes).  Several directives in one text are read as one, the last value of a key wins.
+``hello [[sim tokens=200 ttft_ms=300 tool="Bash:echo hi" thinking]]``: between ``[[sim`` and ``]]`` stand keys, flags
+and values, separated by white space; a value, or a part of one, may be quoted with ``"`` (inside quotes ``\\"`` and
+``\\\\`` are escapes).  Several directives in one text are read as one, the last value of a key wins.
 
 Pure and without I/O.  ``Directives`` is a ``NamedTuple`` and not a dataclass because importing ``dataclasses`` would
 cost every simulated process 9 ms and 1.6 MB.  Callers: ``simulator.cli`` and its siblings, ``simulator.messages_api``.
@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 OPENING: Final = "[[sim"
 CLOSING: Final = "]]"
 MAX_TAG: Final = 12
+MAX_ECHO: Final = 2000
 _WORD: Final = re.compile(r"[A-Za-z]+")
 _PIECE: Final = re.compile(r"\S+\s*|\s+")
 _PART: Final = re.compile(r'(?P<close>]])|\s+|"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^\s"\]]+|])', re.DOTALL)
@@ -135,13 +136,14 @@ def reply_pieces(text: str, directives: Directives, earlier: int) -> Iterator[st
     if directives.text is not None:
         return iter(_PIECE.findall(directives.text))
     if not directives.present:
-        return iter(_PIECE.findall(f"You said: {plain(text)}\nEarlier messages of yours: {earlier}."))
+        said = plain(text)[:MAX_ECHO]
+        return iter(_PIECE.findall(f"You said: {said}\nEarlier messages of yours: {earlier}."))
     word = tag(text)
     return (token_text(index, word) for index in range(directives.tokens))
 
 
 def tool_input(tool: tuple[str, str]) -> dict[str, Any]:
-    """The ``input`` of the tool call, in the shape of the real tool; an argument that is a JSON object is taken as is."""
+    """The ``input`` of the call, in the shape of the real tool; an argument that is a JSON object is taken as is."""
     name, argument = tool
     if argument.startswith("{"):
         try:

@@ -39,7 +39,9 @@ MANY_VALUES: Final = frozenset(
     }
 )  # fmt: skip
 OPTIONAL_VALUE: Final = frozenset({"resume", "debug", "worktree", "prompt-suggestions"})
-_SHORT: Final = {"p": "print", "c": "continue", "r": "resume", "v": "version", "n": "name", "d": "debug", "w": "worktree"}
+_SHORT: Final = {
+    "p": "print", "c": "continue", "r": "resume", "v": "version", "n": "name", "d": "debug", "w": "worktree",
+}  # fmt: skip
 _SPELLINGS: Final = {"allowed-tools": "allowedTools", "disallowed-tools": "disallowedTools"}
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "permission-mode": _MODE_CHOICES,

@@ -9,8 +9,8 @@ from typing import Final
 
 _seed: Final = os.urandom(10).hex()
 PREFIX: Final = f"{_seed[:8]}-{_seed[8:12]}-4{_seed[12:15]}-a{_seed[15:18]}-"
-"""What all UUIDs of this process begin with; a counter of 12 hexadecimal digits follows (a call of ``urandom`` each would
-double the price of a delta)."""
+"""What all UUIDs of this process begin with; a counter of 12 hexadecimal digits follows (a call of ``urandom`` each
+would double the price of a delta)."""
 _last = 0
 
 

@@ -1,7 +1,8 @@
 """stdin and signals: the one place where the program waits.
 
-One thread, ``select``: whoever has to pass time (a pause between tokens, a running tool, an open permission prompt) calls
-``Intake.wait`` and gets the lines that came meanwhile.  A reader thread would do the same for 0.3 MB more per process.
+One thread, ``select``: whoever has to pass time (a pause between tokens, a running tool, an open permission prompt)
+calls ``Intake.wait`` and gets the lines that came meanwhile.  A reader thread would do the same for 0.3 MB more per
+process.
 
 Owner: ``simulator.cli``.  Caller: ``simulator.session``.
 """

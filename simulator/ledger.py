@@ -1,11 +1,11 @@
 """A record of every line that went in and out, for tests that compare what was said with what arrived.
 
 ``SIMULATOR_LEDGER=FILE``: one JSON object per line, appended with a single ``write`` each, so that many processes can
-share the file.  A record holds ``pid``, ``start`` (clock ticks since boot, so that pid and start never repeat), ``cwd``,
-``dir_inode`` (of the working directory), ``dir`` (``in``, ``out`` or ``meta``), ``n`` (1, 2, ... per direction),
-``bytes`` and ``sha256`` of the line without its ``\\n``, and ``line`` itself if it has at most 4,096 bytes (bytes that are
-not UTF-8 are replaced).  The ``meta`` record at the start holds ``argv`` and the ``env`` names that begin with ``CLAUDE`` or
-``ANTHROPIC``, with their values: never use it with a real credential.
+share the file.  A record holds ``pid``, ``start`` (clock ticks since boot, so that pid and start never repeat),
+``cwd``, ``dir_inode`` (of the working directory), ``dir`` (``in``, ``out`` or ``meta``), ``n`` (1, 2, ... per
+direction), ``bytes`` and ``sha256`` of the line without its ``\\n``, and ``line`` itself if it has at most 4,096 bytes
+(bytes that are not UTF-8 are replaced).  The ``meta`` record at the start holds ``argv`` and the ``env`` names that
+begin with ``CLAUDE`` or ``ANTHROPIC``, with their values: never use it with a real credential.
 
 Owner: ``simulator.cli``.  Callers: ``simulator.intake``, ``simulator.output``.
 """

@@ -11,6 +11,8 @@ from typing import Any, Final, NamedTuple
 
 from simulator import models
 from simulator.ids import new_id, new_uuid, random_uuid, timestamp
+from simulator.refusals import Refusal
+from simulator.transcript import project_dir
 from simulator.usage import Usage, turn_usage
 
 Message = dict[str, Any]
@@ -18,8 +20,8 @@ Message = dict[str, Any]
 VERSION: Final = "2.1.329"
 BUILD_TIME: Final = "2026-11-19T16:23:05Z"
 TOOLS: Final = (
-    "Task", "AskUserQuestion", "Bash", "Edit", "ExitPlanMode", "NotebookEdit", "Read", "Skill", "TaskStop", "ToolSearch",
-    "WebFetch", "WebSearch", "Write",
+    "Task", "AskUserQuestion", "Bash", "Edit", "ExitPlanMode", "NotebookEdit", "Read", "Skill", "TaskStop",
+    "ToolSearch", "WebFetch", "WebSearch", "Write",
 )  # fmt: skip
 SLASH_COMMANDS: Final = ("clear", "compact", "context", "cost", "init", "mcp", "model", "usage")
 AGENTS: Final = (("general-purpose", "Does any task."), ("Explore", "Searches and reads."), ("Plan", "Plans."))
@@ -99,6 +101,7 @@ def init(session_id: str, *, model: str, mode: str, source: str, tools: list[str
         "product_feedback_disabled": True,
         "served_by_anthropic": False,
         "uuid": new_uuid(),
+        "memory_paths": {"auto": os.path.join(project_dir(cwd), "memory", "")},
         "original_cwd": cwd,
         "additional_directories": [],
         **_FAST_MODE,
@@ -151,15 +154,15 @@ def synthetic(session_id: str, text: str, stop_reason: str, uuids: list[str], **
     }
 
 
-def api_error(session_id: str, text: str, kind: str, status: int | None, error_type: str | None, uuids: list[str]) -> Message:
-    """The synthetic assistant message of a request that the API refused, or that never reached it (status None)."""
-    extra: Message = {"error": kind}
-    if status is not None:
+def api_error(session_id: str, refusal: Refusal, uuids: list[str]) -> Message:
+    """The synthetic assistant message of a request that the API refused, or that never reached it."""
+    extra: Message = {"error": refusal.kind}
+    if refusal.status is not None:
         extra["request_id"] = new_id("req_")
     extra["is_api_error_message"] = True
-    if status is not None:
-        extra |= {"api_error_status": status, "api_error_type": error_type}
-    return synthetic(session_id, text, "stop_sequence", uuids, **extra)
+    if refusal.status is not None:
+        extra |= {"api_error_status": refusal.status, "api_error_type": refusal.error_type}
+    return synthetic(session_id, refusal.text, "stop_sequence", uuids, **extra)
 
 
 def user(session_id: str, content: Any, **extra: Any) -> Message:
@@ -235,8 +238,9 @@ def startup_failure(session_id: str, text: str, reason: str | None) -> Message:
     }
 
 
-def can_use_tool(request_id: str, tool: str, given: Message, tool_use_id: str, hints: list[Message], path: str) -> Message:
-    """The permission prompt."""
+def can_use_tool(request_id: str, block: Message, hints: list[Message], path: str | None) -> Message:
+    """The permission prompt for a ``tool_use`` block."""
+    tool, given = block["name"], block["input"]
     request = {
         "subtype": "can_use_tool",
         "tool_name": tool,
@@ -245,7 +249,7 @@ def can_use_tool(request_id: str, tool: str, given: Message, tool_use_id: str, h
         "description": str(given.get("description") or given.get("file_path") or given.get("url") or tool),
         "permission_suggestions": hints,
         "blocked_path": path,
-        "tool_use_id": tool_use_id,
+        "tool_use_id": block["id"],
     }
     return {"type": "control_request", "request_id": request_id, "request": request}
 
@@ -253,7 +257,9 @@ def can_use_tool(request_id: str, tool: str, given: Message, tool_use_id: str, h
 def initialized(account: Message, agents: list[Message], mode: str, state: str, version: str) -> Message:
     """The payload of the ``initialize`` answer."""
     return {
-        "commands": [{"name": name, "description": name, "argumentHint": "", "builtin": True} for name in SLASH_COMMANDS],
+        "commands": [
+            {"name": name, "description": name, "argumentHint": "", "builtin": True} for name in SLASH_COMMANDS
+        ],
         "agents": agents,
         "output_style": "default",
         "available_output_styles": ["default", "Explanatory", "Learning"],

@@ -1,7 +1,7 @@
 """stdout: whole lines, one write each, in the order they were said.
 
-Owner: ``simulator.cli``.  Callers: everything that speaks.  A write blocks while the pipe is full, so nothing is buffered
-here; when the reader is gone, ``BrokenPipeError`` ends the program.
+Owner: ``simulator.cli``.  Callers: everything that speaks.  A write blocks while the pipe is full, so nothing is
+buffered here; when the reader is gone, ``BrokenPipeError`` ends the program.
 """
 
 import json

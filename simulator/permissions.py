@@ -1,8 +1,8 @@
 """Who may run which tool: rules, modes, and the commands that ask nobody.
 
-Pure.  A rule is ``Tool`` or ``Tool(content)``; ``mcp__server`` means all tools of that server.  For Bash the content is a
-command, ``command:*`` or a pattern with ``*``; a line of several commands is allowed only if each of them is, and denied if
-one of them is.  Order: deny, bypass, ask, allow, mode, read-only commands, and what is left asks.
+Pure.  A rule is ``Tool`` or ``Tool(content)``; ``mcp__server`` means all tools of that server.  For Bash the content is
+a command, ``command:*`` or a pattern with ``*``; a line of several commands is allowed only if each of them is, and
+denied if one of them is.  Order: deny, bypass, ask, allow, mode, read-only commands, and what is left asks.
 Callers: ``simulator.tools``, ``simulator.settings``.
 """
 
@@ -12,8 +12,9 @@ from typing import Any, Final, NamedTuple
 
 READ_ONLY_COMMANDS: Final = frozenset(
     {
-        "basename", "cat", "date", "dirname", "du", "echo", "false", "file", "find", "grep", "head", "hostname", "id", "ls",
-        "printf", "pwd", "sed", "sleep", "sort", "stat", "tail", "test", "tr", "true", "uname", "uniq", "wc", "which", "whoami",
+        "basename", "cat", "date", "dirname", "du", "echo", "false", "file", "find", "grep", "head", "hostname", "id",
+        "ls", "printf", "pwd", "sed", "sleep", "sort", "stat", "tail", "test", "tr", "true", "uname", "uniq", "wc",
+        "which", "whoami",
     }
 )  # fmt: skip
 """Commands that the real program runs unasked; it looks closer than their name, this table does not."""
@@ -33,7 +34,7 @@ class Rules(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """``allow``, ``ask`` or ``deny``; ``reason`` is the CLI's ``reason_type`` and ``message`` what the model is told."""
+    """``allow``, ``ask`` or ``deny``; ``reason`` is the CLI's ``reason_type``, ``message`` what the model is told."""
 
     behavior: str
     reason: str
@@ -80,6 +81,13 @@ def suggestions(tool: str, given: dict[str, Any], cwd: str) -> list[dict[str, An
     return [add, {"type": "addDirectories", "directories": [cwd], "destination": "session"}]
 
 
+def blocked_path(tool: str, given: dict[str, Any], cwd: str) -> str | None:
+    """``blocked_path`` of a prompt: the file in question; for a command its last word, as good as any guess."""
+    words = str(given.get("command", "")).split() if tool == "Bash" else []
+    path = given.get("file_path") or (words[-1] if words else None)
+    return os.path.join(cwd, path) if isinstance(path, str) else None
+
+
 def commands(line: str) -> list[str]:
     """The single commands of a shell line (quotes are not looked at: a separator in a quote splits too)."""
     return [part.strip() for part in _SEPARATORS.split(line) if part.strip()]
@@ -96,14 +104,19 @@ def _is_matched(rules: tuple[str, ...], tool: str, given: dict[str, Any], *, eve
         contents.append(found[2])
     if not contents:
         return False
+    values = [value for value in given.values() if isinstance(value, str)]
     if tool != "Bash":
-        return any(_is_content(content, value) for content in contents for value in given.values() if isinstance(value, str))
-    hits = [any(_is_content(content, command) for content in contents) for command in commands(str(given.get("command")))]
+        return any(_is_content(content, value) for content in contents for value in values)
+    parts = commands(str(given.get("command", "")))
+    hits = [any(_is_content(content, part) for content in contents) for part in parts]
     return bool(hits) and (all(hits) if every else any(hits))
 
 
 def _is_tool(name: str, tool: str) -> bool:
-    return name in {"*", tool} or (name.startswith("mcp__") and tool.startswith(name.removesuffix("*").rstrip("_") + "__"))
+    if name in {"*", tool}:
+        return True
+    server = name.removesuffix("*").rstrip("_")
+    return name.startswith("mcp__") and tool.startswith(f"{server}__")
 
 
 def _is_content(content: str, value: str) -> bool:

@@ -119,15 +119,16 @@ class Settings:
         for layer in (self.layer, self._user):
             for behavior in _BEHAVIORS:
                 lists[behavior] += (layer.get("permissions") or {}).get(behavior) or []
-        return Rules(
-            allow=(*lists["allow"], *self._flags.allowed), deny=(*lists["deny"], *self._flags.disallowed), ask=tuple(lists["ask"])
-        )
+        lists["allow"] += self._flags.allowed
+        lists["deny"] += self._flags.disallowed
+        return Rules(tuple(lists["allow"]), tuple(lists["deny"]), tuple(lists["ask"]))
 
     def tool_environment(self) -> dict[str, str]:
         """What a tool's child sees: settings variables, the API key among them, but never the OAuth token."""
         merged = {**os.environ, **self.env}
         hidden = {OAUTH, *(_SCRUBBED if os.environ.get("CLAUDE_CODE_SUBPROCESS_ENV_SCRUB") else ())}
-        return {name: value for name, value in merged.items() if name not in hidden and not name.startswith("SIMULATOR_")}
+        shown = (name for name in merged if name not in hidden and not name.startswith("SIMULATOR_"))
+        return {name: merged[name] for name in shown}
 
 
 def _is_rule_list(value: Any) -> bool:

@@ -1,8 +1,9 @@
 """Conversations on disk: where they lie, how they are taken up again, how late they are written.
 
-``$CLAUDE_CONFIG_DIR/projects/<working directory, every other character than a letter or digit as ->/<session id>.jsonl``.
-The file of a new conversation appears 0.2 s after its first user line or at the first result, whichever comes first, as
-the real program's does (100-270 ms): a process killed before that leaves nothing to resume.  Later lines go out at once.
+``$CLAUDE_CONFIG_DIR/projects/<working directory, every other character than a letter or digit as ->/<session
+id>.jsonl``. The file of a new conversation appears 0.2 s after its first user line or at the first result, whichever
+comes first, as the real program's does (100-270 ms): a process killed before that leaves nothing to resume.  Later
+lines go out at once.
 
 Owner: ``simulator.session``.  Callers: ``simulator.session``, ``simulator.cli``.
 """
@@ -126,6 +127,13 @@ class Transcript:
             os.write(fd, data)
         finally:
             os.close(fd)
+
+    def sooner(self, seconds: float | None) -> float | None:
+        """``seconds``, or the time until the first lines are due if that is shorter."""
+        if self.due is None:
+            return seconds
+        left = max(0.0, self.due - time.monotonic())
+        return left if seconds is None else min(seconds, left)
 
     def flush_if_due(self) -> None:
         """Write the first lines once their time has come."""

@@ -63,7 +63,8 @@ class Complaints(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        self._lines.append(record.getMessage() + (f" {error!r}" if error is not None else ""))
+        text = record.getMessage().replace("\n", " ")
+        self._lines.append(text + (f" {error!r}" if error is not None else ""))
 
 
 @dataclass
@@ -142,8 +143,10 @@ class Oracle:
         return [row for row in table.values() if row.pid not in ignored and (row.pid in below or self._is_stray(row))]
 
     def _is_stray(self, row: Process) -> bool:
-        # The age comes first: it spares a look at every other process of the machine.
-        return self._tag is not None and row.started >= self._born and is_tagged(row.pid, self._tag)
+        # A dead stray waits for init, not for us. The age spares a look at every other process of the machine.
+        return (
+            self._tag is not None and row.state != "Z" and row.started >= self._born and is_tagged(row.pid, self._tag)
+        )
 
 
 def _kind(row: Process) -> str:
@@ -194,7 +197,7 @@ async def _house_tasks(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     """Made before the test's other asynchronous fixtures, so torn down after them, while the loop still runs."""
     yield
     deadline = time.monotonic() + _oracle.deadline_s
-    while pending_tasks() and time.monotonic() < deadline:  # noqa: ASYNC110 - nobody tells the oracle
+    while pending_tasks() and time.monotonic() < deadline:
         await asyncio.sleep(POLL_S)
     request.node.stash[_tasks] = [f"task {task!r}" for task in pending_tasks()]
 
@@ -211,7 +214,8 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.hookimpl(wrapper=True)
+# trylast makes it the innermost wrapper: the capture of stdout and stderr is still in place, as at the baseline.
+@pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
     """After all fixtures, the loop's among them."""
     try:

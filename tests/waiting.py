@@ -13,7 +13,7 @@ T = TypeVar("T")
 POLL_S: Final = 0.01
 
 
-async def eventually(check: Callable[[], T], within_s: float = 5.0) -> T:
+async def eventually(check: Callable[[], T | None], within_s: float = 5.0) -> T:
     """Return the first true value of ``check()``, asked every few milliseconds; AssertionError after ``within_s``."""
     deadline = time.monotonic() + within_s
     while not (value := check()):
@@ -22,7 +22,7 @@ async def eventually(check: Callable[[], T], within_s: float = 5.0) -> T:
     return value
 
 
-def eventually_sync(check: Callable[[], T], within_s: float = 5.0) -> T:
+def eventually_sync(check: Callable[[], T | None], within_s: float = 5.0) -> T:
     """As ``eventually``, for a test without an event loop."""
     deadline = time.monotonic() + within_s
     while not (value := check()):

@@ -101,6 +101,13 @@ def test_anything_else_is_unauthorized(tmp_path: Path, token: str | None) -> Non
     assert is_refused(Authenticator(configured(tmp_path, f"[tenants.acme]\ntokens = [{entry(TOKEN)}]\n")), token)
 
 
+def test_a_token_of_any_length_is_not_hashed(tmp_path: Path) -> None:
+    """Above 4,096 characters a token is refused unseen, even one that somebody configured."""
+    door = Authenticator(configured(tmp_path, f"[tenants.a]\ntokens = [{entry('x' * 4096)}, {entry('x' * 4097)}]\n"))
+    assert door.authenticate("x" * 4096).tenant == "a"
+    assert is_refused(door, "x" * 4097)
+
+
 def test_an_identity_shows_no_token(tmp_path: Path) -> None:
     """The text form of an identity holds neither the token nor its digest."""
     identity = Authenticator(configured(tmp_path, only())).authenticate(TOKEN)

@@ -68,13 +68,10 @@ class Process:
             stdin.flush()
 
     def control(self, subtype: str, **request: Any) -> Frame:
-        """A control request line with an id of its own: ``c1``, ``c2``, ..."""
+        """A control request line; its id names the subtype, so that the answer can be told apart: ``interrupt-3``."""
         self._numbers += 1
-        return {
-            "type": "control_request",
-            "request_id": f"c{self._numbers}",
-            "request": {"subtype": subtype, **request},
-        }
+        request_id = f"{subtype}-{self._numbers}"
+        return {"type": "control_request", "request_id": request_id, "request": {"subtype": subtype, **request}}
 
     def ask(self, subtype: str, **request: Any) -> Frame:
         """Send a control request and wait for its answer; returns the ``response`` object."""

@@ -31,12 +31,16 @@ class Spoken(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One situation with one subject.  ``failure`` is why it could not be played to its end."""
+    """One situation with one subject.
+
+    ``requests`` is what its Messages API saw; ``failure`` is why it could not be played to its end.
+    """
 
     situation: str
     subject: str
     processes: list[Spoken]
     facts: dict[str, Any]
+    requests: list[dict[str, Any]]
     failure: str | None
     seconds: float
 
@@ -71,7 +75,7 @@ def play(name: str, subject: str, command: list[str]) -> Run:
         finally:
             stage.close()
         processes = [Spoken(process.frames, process.code) for process in stage.processes]
-        return Run(name, subject, processes, stage.facts, failure, time.monotonic() - started)
+        return Run(name, subject, processes, stage.facts, api.requests(), failure, time.monotonic() - started)
 
 
 def record(subjects: Sequence[str] | None = None, names: Sequence[str] | None = None) -> Recordings:

@@ -5,7 +5,6 @@ is the conversation remembered?).  What the processes say is recorded by the dri
 Caller: ``recording``.  To add one: write the function, decorate it, run the suite, and read what it complains about.
 """
 
-import json
 import socket
 import uuid
 from collections.abc import Callable, Mapping
@@ -166,24 +165,15 @@ def tool_denied_with_interrupt(stage: Stage) -> None:
 
 @situation
 def tools_by_rule(stage: Stage) -> None:
-    """A permission rule allows one command without a prompt and denies another without one."""
+    """Permission rules: one command runs without a prompt, one fails in running, one is denied without a prompt."""
     process = stage.start()
-    rules = {"permissions": {"allow": ["Bash(touch:*)"], "deny": ["Bash(mkdir:*)"]}}
+    rules = {"permissions": {"allow": ["Bash(touch:*)", "Bash(false)"], "deny": ["Bash(mkdir:*)"]}}
     process.ask("apply_flag_settings", settings=rules)
-    process.write(user(f"work {TOUCH}"))
-    process.wait_result()
-    process.write(user('work [[sim tool="Bash:mkdir never-made"]]'))
-    process.wait_result(2)
+    tools = [TOUCH, '[[sim tool="Bash:false"]]', '[[sim tool="Bash:mkdir never-made"]]']
+    for number, tool in enumerate(tools, 1):
+        process.write(user(f"work {tool}"))
+        process.wait_result(number)
     stage.note(touched=stage.touched, made=(stage.home.work / "never-made").exists(), code=process.finish())
-
-
-@situation
-def tool_fails(stage: Stage) -> None:
-    """A command that exits with an error is told to the model as an error result."""
-    process = stage.start()
-    process.ask("apply_flag_settings", settings={"permissions": {"allow": ["Bash(false:*)", "Bash(false)"]}})
-    process.write(user('work [[sim tool="Bash:false"]]'))
-    stage.note(is_error=process.wait_result()["is_error"], code=process.finish())
 
 
 @situation
@@ -263,27 +253,14 @@ def overloaded(stage: Stage) -> None:
 
 
 @situation
-def rate_limited(stage: Stage) -> None:
-    """A 429 of the API ends the turn with an error."""
+def api_errors(stage: Stage) -> None:
+    """429, 400 and 500 of the API end their turns with an error, one after the other in the same process."""
     process = stage.start(CLAUDE_CODE_MAX_RETRIES="0")
-    process.write(user("hello [[sim error=429]]"))
-    stage.note(status=process.wait_result()["api_error_status"], code=process.finish())
-
-
-@situation
-def bad_request(stage: Stage) -> None:
-    """A 400 of the API ends the turn with an error."""
-    process = stage.start(CLAUDE_CODE_MAX_RETRIES="0")
-    process.write(user("hello [[sim error=400]]"))
-    stage.note(status=process.wait_result()["api_error_status"], code=process.finish())
-
-
-@situation
-def server_error(stage: Stage) -> None:
-    """A 500 of the API ends the turn with an error."""
-    process = stage.start(CLAUDE_CODE_MAX_RETRIES="0")
-    process.write(user("hello [[sim error=500]]"))
-    stage.note(status=process.wait_result()["api_error_status"], code=process.finish())
+    statuses = []
+    for number, status in enumerate((429, 400, 500), 1):
+        process.write(user(f"hello [[sim error={status}]]"))
+        statuses.append(process.wait_result(number)["api_error_status"])
+    stage.note(statuses=statuses, code=process.finish())
 
 
 @situation
@@ -485,7 +462,7 @@ def settings_of_a_session(stage: Stage) -> None:
 def stream_cut(stage: Stage) -> None:
     """The API's stream breaks off in the middle."""
     process = stage.start(CLAUDE_CODE_MAX_RETRIES="0")
-    process.write(user("hello [[sim tokens=10 cut_after=4]]"))
+    process.write(user("hello [[sim tokens=10 itl_ms=20 cut_after=4]]"))
     stage.note(is_error=process.wait_result()["is_error"], code=process.finish())
 
 
@@ -497,8 +474,3 @@ def session_states(stage: Stage) -> None:
     process.wait(lambda frame: frame.get("subtype") == "session_state_changed" and frame["state"] == "idle")
     states = [frame["state"] for frame in process.frames if frame.get("subtype") == "session_state_changed"]
     stage.note(states=states, code=process.finish())
-
-
-def shown(stage: Stage) -> str:
-    """The facts as one comparable text."""
-    return json.dumps(stage.facts, sort_keys=True)

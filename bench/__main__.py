@@ -1,0 +1,127 @@
+"""``python -m bench COMMAND``: read the arguments, run one question, print its table, judge the assertions.
+
+Exit codes: 0 measured; 1 something failed while measuring; 2 a mistake in the arguments; 69 no CLI, or no namespace for
+the real one; 99 an assertion does not hold.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from bench import cold_vs_warm, namespace, run
+from bench.bounds import Bound
+from bench.children import ChildFailed
+from bench.direct import DirectFailed
+from bench.report import Report
+from bench.tenant import TenantFailed
+from broker.errors import CliMissing
+
+EXIT_FAILED: Final = 1
+EXIT_UNAVAILABLE: Final = 69
+EXIT_ASSERTION: Final = 99
+MISTAKES: Final = (TenantFailed, ChildFailed, DirectFailed, CliMissing, namespace.NoNamespace, OSError)
+
+
+class Command(Protocol):
+    """What a module must have to be a sub-command."""
+
+    NAME: str
+    SUMMARY: str
+    DESCRIPTION: str
+    SERIES: frozenset[str]
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Its own arguments."""
+
+    def is_loopback_only(self, arguments: argparse.Namespace) -> bool:
+        """Whether it must run where nothing but loopback can be reached."""
+
+    def run(self, arguments: argparse.Namespace) -> Report:
+        """Measure."""
+
+
+COMMANDS: Final[tuple[Command, ...]] = (cold_vs_warm, run)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of every sub-command."""
+    top = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks of the broker, one question each.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        one = commands.add_parser(
+            command.NAME, help=command.SUMMARY, description=command.DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        command.add_arguments(one)
+        result = one.add_argument_group("result")
+        result.add_argument(
+            "--output", type=Path, metavar="FILE.json", help="write every sample and what it was run with"
+        )
+        result.add_argument("--assert", dest="assertions", type=_bound, action="append", default=[], metavar="BOUND",
+                            help="for example 'welcome_p50<60ms'; repeatable; exit code 99 when one does not hold. "
+                                 f"Series: {', '.join(sorted(command.SERIES))}")  # fmt: skip
+        result.add_argument("--seed", type=int, default=1, help="of everything random (default %(default)s)")
+        one.set_defaults(command=command)
+    return top
+
+
+def _bound(text: str) -> Bound:
+    try:
+        return Bound.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one sub-command and return its exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    top = parser()
+    arguments = top.parse_args(given)
+    command: Command = arguments.command
+    unknown = [str(bound) for bound in arguments.assertions if bound.series not in command.SERIES]
+    if unknown:
+        top.error(f"--assert: no such series in {command.NAME}: {', '.join(unknown)}")
+    del arguments.command
+    try:
+        if command.is_loopback_only(arguments):
+            namespace.ensure(given)
+        report = command.run(arguments)
+    except MISTAKES as error:
+        return _told([error])
+    except BaseExceptionGroup as group:
+        # A task group wraps what its tasks raise: what we know is told in a line, the rest goes up.
+        known, rest = group.split(MISTAKES)
+        if known is None or rest is not None:
+            raise
+        return _told(_leaves(known))
+    return _finish(report, arguments)
+
+
+def _finish(report: Report, arguments: argparse.Namespace) -> int:
+    print(report.text())
+    if arguments.output is not None:
+        report.write(arguments.output)
+    failed = report.failed(arguments.assertions)
+    for line in failed:
+        print(f"assertion: {line}", file=sys.stderr)
+    return EXIT_ASSERTION if failed else 0
+
+
+def _told(errors: Sequence[BaseException]) -> int:
+    for error in errors:
+        print(f"bench: {error}", file=sys.stderr)
+    is_missing = any(isinstance(error, CliMissing | namespace.NoNamespace) for error in errors)
+    return EXIT_UNAVAILABLE if is_missing else EXIT_FAILED
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

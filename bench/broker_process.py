@@ -1,0 +1,110 @@
+"""A broker of the bench's own: a configuration, a subprocess on a free port, and its ``/health``.
+
+Callers: every sub-command that is not pointed at somebody else's broker.
+"""
+
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+from urllib.request import urlopen
+
+import anyio
+
+from bench.children import Child, ChildFailed, child
+from bench.clock import now
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+PROFILE: Final = "default"
+HEALTH_TIMEOUT_S: Final = 5.0
+HEALTH_POLL_S: Final = 0.05
+PASSING_STATES: Final = ("starting", "leased", "stopping")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How the broker is configured.  Everything else keeps its default."""
+
+    cli: str
+    """``simulated`` or a path."""
+    warm: int
+    limit: int | None = None
+    """``profile.max``: with as many as ``warm`` no spare is started while tenants hold theirs."""
+    env: Mapping[str, str] | None = None
+    """Added to the environment of every CLI."""
+
+    def toml(self, state: Path) -> str:
+        """The configuration file."""
+        room = max(2 * self.warm, 64)
+        lines = [
+            '[server]\nlisten = "127.0.0.1:0"\n[admin]\nlisten = "127.0.0.1:0"',
+            f"[state]\ndir = {json.dumps(str(state))}",
+            # The next arrival must find no process of the last one: it is stopped as soon as its tenant has left.
+            "[session]\ndetach_timeout_s = 0",
+            f"[pool]\nmax_processes = {room}\nqueue_timeout_s = 120\nstart_timeout_s = 120\nbind_timeout_s = 60",
+            f"[pool.profiles.{PROFILE}]\nwarm = {self.warm}",
+        ]
+        if self.limit is not None:
+            lines.append(f"max = {self.limit}")
+        lines += ["[cli.env]", *(f"{name} = {json.dumps(value)}" for name, value in (self.env or {}).items())]
+        return "\n".join(lines) + "\n"
+
+
+class Broker:
+    """A running broker.  Made by ``broker``."""
+
+    def __init__(self, process: Child, port: int, setup: Setup) -> None:
+        self._process = process
+        self._port = port
+        self._setup = setup
+
+    @property
+    def url(self) -> str:
+        """Where tenants connect."""
+        return f"ws://127.0.0.1:{self._port}/v1/chat/ws"
+
+    async def wait_settled(self, within_s: float = 120.0) -> None:
+        """Until every spare is warm and no process is starting, leased or stopping.  Raises ``ChildFailed``."""
+        deadline = now() + within_s
+        while True:
+            self._process.check()
+            health = await anyio.to_thread.run_sync(self._health)
+            if health is not None and self._is_settled(health):
+                return
+            if now() > deadline:
+                tail = self._process.log_tail()
+                raise ChildFailed(f"the pool did not settle within {within_s:g} s: {health}\n{tail}")
+            await anyio.sleep(HEALTH_POLL_S)
+
+    def _is_settled(self, health: dict[str, int]) -> bool:
+        return health["warm"] >= self._setup.warm and not any(health[state] for state in PASSING_STATES)
+
+    def _health(self) -> dict[str, int] | None:
+        with urlopen(f"http://127.0.0.1:{self._port}/health", timeout=HEALTH_TIMEOUT_S) as answer:
+            found = json.load(answer)
+        # Between the first spare and the broker's own note that it is ready, a handshake would still be refused.
+        return dict(found["pool"][PROFILE]) if found["status"] == "ok" else None
+
+
+@asynccontextmanager
+async def broker(setup: Setup) -> AsyncIterator[Broker]:
+    """Start a broker on a free port; it is drained and stopped when the block ends.
+
+    Raises ``ChildFailed`` when it does not start.
+    """
+    with TemporaryDirectory(prefix="bench-broker-") as folder:
+        place = Path(folder)
+        config, ports = place / "broker.toml", place / "ports.json"
+        config.write_text(setup.toml(place / "state"))
+        argv = [sys.executable, "-m", "broker", "serve", "--config", str(config), "--cli", setup.cli,
+                "--port-file", str(ports)]  # fmt: skip
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("BROKER__")}
+        environ["PYTHONPATH"] = str(ROOT)
+        async with child("the broker", argv, place / "broker.log", environ) as process:
+            port = int(json.loads(await process.wait_file(ports))["listen"])
+            yield Broker(process, port, setup)

@@ -1,0 +1,151 @@
+"""What a run hands back: a table for the person, a file for the machine.
+
+Callers: every sub-command returns a ``Report``; ``bench.__main__`` prints it, writes it and checks the assertions.
+"""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from bench.bounds import Bound
+from bench.clock import load_average
+from bench.samples import COLUMNS, Samples
+from bench.table import milliseconds, table
+from broker import __version__
+
+SCHEMA: Final = 1
+LIBRARIES: Final = ("websockets", "anyio", "msgspec", "structlog", "uvloop")
+
+
+@dataclass
+class Subject:
+    """Everything measured of one program under test, for example one version of the CLI."""
+
+    name: str
+    series: dict[str, Samples] = field(default_factory=dict)
+    titles: dict[str, str] = field(default_factory=dict)
+    """What each series is, in words, for the table."""
+    targets: list[Bound] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Single values beside the series: health of the generator, failures, shares."""
+
+    def open_series(self, name: str, title: str) -> Samples:
+        """The samples of ``name``, made at its first mention; ``title`` is for the table."""
+        self.titles.setdefault(name, title)
+        return self.series.setdefault(name, Samples())
+
+    def shown(self) -> dict[str, Any]:
+        """The subject as the result file holds it."""
+        targets = [{"bound": str(bound), "holds": bound.holds(self.series)} for bound in self.targets]
+        return {
+            "name": self.name,
+            "series": {name: samples.shown() for name, samples in self.series.items()},
+            "targets": targets,
+            "facts": self.facts,
+        }
+
+
+@dataclass
+class Report:
+    """One run of one sub-command."""
+
+    bench: str
+    flags: Mapping[str, Any]
+    seed: int
+    subjects: list[Subject] = field(default_factory=list)
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    load_before: list[float] = field(default_factory=load_average)
+
+    def text(self) -> str:
+        """The tables, the targets and the facts."""
+        parts = [f"{self.bench}  {self.started}  {machine_line()}  load {self.load_before[0]} -> {load_average()[0]}"]
+        for subject in self.subjects:
+            parts.append(f"\n{subject.name} (milliseconds)")
+            rows = [_row(name, subject) for name in subject.series]
+            parts.append(table(("series", "what", "n", *COLUMNS), rows))
+            parts += [f"  target {bound.verdict(subject.series)}" for bound in subject.targets]
+            parts += [f"  {name}: {_fact(value)}" for name, value in subject.facts.items()]
+        return "\n".join(parts)
+
+    def write(self, path: Path) -> None:
+        """The result file; whole or not at all.  Raises ``OSError``."""
+        document = {
+            "schema": SCHEMA,
+            "bench": self.bench,
+            "started": self.started,
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": [Path(sys.executable).name, "-m", "bench", *sys.argv[1:]],
+            "flags": {name: _plain(value) for name, value in self.flags.items()},
+            "seed": self.seed,
+            "host": {**host(), "load_before": self.load_before, "load_after": load_average()},
+            "versions": versions(),
+            "subjects": [subject.shown() for subject in self.subjects],
+        }
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(document, indent=1) + "\n")
+        part.replace(path)
+
+    def failed(self, assertions: list[Bound]) -> list[str]:
+        """Which assertions do not hold, one line each; an assertion must hold for every subject."""
+        return [
+            f"{subject.name}: {bound.verdict(subject.series)}"
+            for subject in self.subjects
+            for bound in assertions
+            if not bound.holds(subject.series)
+        ]
+
+
+def _row(name: str, subject: Subject) -> tuple[str, ...]:
+    samples = subject.series[name]
+    cells = [milliseconds(samples.statistic(column)) if len(samples) else "-" for column in COLUMNS]
+    return (name, subject.titles.get(name, ""), str(len(samples)), *cells)
+
+
+def _fact(value: object) -> str:
+    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def host() -> dict[str, Any]:
+    """What the figures were measured on; nothing that names the machine."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+
+
+def machine_line() -> str:
+    """``host`` in a few words."""
+    found = host()
+    return f"{found['cores']} cores {found['cpu']}, Linux {found['kernel']}, Python {found['python']}"
+
+
+def versions() -> dict[str, str]:
+    """The broker and the libraries that its speed depends on."""
+    found = {"broker": __version__}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().split("\n"):
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

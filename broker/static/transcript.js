@@ -1,0 +1,204 @@
+/**
+ * The conversation on the screen: paints the turns and notices of a view, and only those that changed.
+ *
+ * It reads the view and writes the document; what its buttons mean is chat.js's business (`data-action`).  All text goes
+ * in as text.  Caller: chat.js, once per animation frame.
+ */
+
+import { make, paintText } from "./markup.js";
+import { describe, title } from "./words.js";
+import { isSettled } from "./view.js";
+
+const STARTS = new Map([
+  ["warm", "A ready process was taken from the pool."],
+  ["cold", "A process had to be started for this conversation."],
+  ["restored", "A process was started to take this conversation up again."],
+  ["attached", "This conversation had a process already."],
+]);
+const LONG_PREVIEW = 96;
+
+export const duration = (ms) => (ms < 1_000 ? `${Math.round(ms)} ms` : `${(ms / 1_000).toFixed(ms < 9_950 ? 1 : 0)} s`);
+
+/** What a tool call does, in one line: its command, its file, else its input. */
+export function preview(input) {
+  const main = input?.command ?? input?.file_path ?? input?.url ?? input?.pattern ?? input?.query;
+  const line = String(main ?? JSON.stringify(input ?? {})).split("\n", 1)[0];
+  return line.length > LONG_PREVIEW ? `${line.slice(0, LONG_PREVIEW - 1)}…` : line;
+}
+
+/** A tool's input as it is best read: the command itself, else JSON. */
+export function inputText(input) {
+  const { command, description, ...rest } = input ?? {};
+  const isCommand = typeof command === "string" && Object.keys(rest).length === 0;
+  return isCommand ? command : JSON.stringify(input, null, 2);
+}
+
+export class Transcript {
+  #root;
+  #painted = new Map(); // key of an item -> {element, rev, isOnline, blocks}
+
+  constructor(root) {
+    this.#root = root;
+  }
+
+  paint(view, isOnline) {
+    const keys = new Set();
+    let previous = null;
+    for (const item of view.items) {
+      keys.add(item.key);
+      const entry = this.#painted.get(item.key) ?? this.#add(item);
+      const wanted = previous ? previous.nextSibling : this.#root.firstChild;
+      if (entry.element !== wanted) this.#root.insertBefore(entry.element, wanted);
+      previous = entry.element;
+      const isWaiting = item.kind === "turn" && !isSettled(item);
+      if (entry.rev === item.rev && (!isWaiting || entry.isOnline === isOnline)) continue;
+      Object.assign(entry, { rev: item.rev, isOnline });
+      if (item.kind === "turn") paintTurn(entry, item, isOnline);
+      else paintNotice(entry.element, item);
+    }
+    for (const [key, entry] of this.#painted) {
+      if (keys.has(key)) continue;
+      entry.element.remove();
+      this.#painted.delete(key);
+    }
+  }
+
+  #add(item) {
+    const element = item.kind === "turn" ? turnFrame(item) : make("p", { className: "notice" });
+    const entry = { element, rev: -1, isOnline: null, blocks: new Map() };
+    this.#painted.set(item.key, entry);
+    return entry;
+  }
+}
+
+// -- notices ------------------------------------------------------------------------------------------------------------
+
+const lostText = ({ range, reason }) => `Part of the output is missing here (frames ${range}): ${describe(reason)}`;
+
+function paintNotice(element, notice) {
+  element.dataset.tone = notice.tone;
+  element.textContent = notice.tone === "lost" && notice.range ? lostText(notice) : notice.text;
+}
+
+// -- turns --------------------------------------------------------------------------------------------------------------
+
+function turnFrame(turn) {
+  return make(
+    "article",
+    { className: "turn", data: { id: turn.id ?? "" } },
+    make("h2", { className: "hidden" }),
+    make("div", { className: "question" }),
+    make("div", { className: "reply" }),
+    make("div", { className: "progress" }),
+    make("div", { className: "problem" }),
+    make("p", { className: "meta" }),
+  );
+}
+
+function paintTurn(entry, turn, isOnline) {
+  const [heading, question, reply, progress, problem, meta] = entry.element.children;
+  entry.element.dataset.state = turn.state;
+  heading.textContent = turn.text === null ? "Reply" : `You: ${turn.text.slice(0, 80)}`;
+  question.textContent = turn.text ?? "";
+  question.hidden = turn.text === null;
+  paintBlocks(entry.blocks, reply, turn);
+  reply.hidden = turn.blocks.length === 0;
+  replace(progress, progressOf(turn, isOnline));
+  replace(problem, problemOf(turn));
+  replace(meta, metaOf(turn));
+}
+
+function replace(parent, children) {
+  parent.hidden = children.length === 0;
+  parent.replaceChildren(...children);
+}
+
+const button = (text, action) => make("button", { type: "button", className: "quiet", textContent: text, data: { action } });
+
+/** What stands below a turn that has not ended. */
+function progressOf(turn, isOnline) {
+  const words = (text) => make("span", { textContent: text });
+  if (turn.state === "sending") return [words(isOnline ? "Sending" : "Will be sent when the connection is back")];
+  if (turn.state === "queued") {
+    const text = turn.ahead > 1 ? `Queued behind ${turn.ahead} messages` : "Queued";
+    return isOnline ? [words(text), button("Cancel", "cancel")] : [words(text)];
+  }
+  if (turn.state !== "running") return [];
+  const last = turn.blocks.at(-1);
+  const isGrowing = last && !last.isFinal && last.type !== "tool";
+  const retry = turn.retry && `The model's API failed; attempt ${turn.retry.attempt} of ${turn.retry.of}`;
+  const dots = make("span", { className: "dots", "aria-hidden": "true" }, make("i"), make("i"), make("i"));
+  return isGrowing ? [] : retry ? [dots, words(retry)] : [dots, make("span", { className: "hidden", textContent: "Working" })];
+}
+
+function problemOf(turn) {
+  if (turn.state === "unknown") return [make("p", { textContent: "How this turn ended is not known: that part of the output is lost." })];
+  const error = turn.error;
+  if (!error) return [];
+  if (error.code === "cancelled" && error.applied === "no") return [make("p", { textContent: "Withdrawn." }), reuse(turn)];
+  const effects = { unknown: " It may have had effects.", yes: " What it did until then stays done." }[error.applied] ?? "";
+  return [
+    make("p", { className: "problem-title" }, make("strong", { textContent: title(error.code) }), make("code", { textContent: error.code })),
+    make("p", { textContent: `${error.message}${effects}`.trim() }),
+    make("p", { className: "actions" }, reuse(turn), /auth|credential/.test(error.code) ? button("Settings", "settings") : null),
+  ];
+}
+
+const reuse = (turn) => (turn.text ? button("Edit and send again", "reuse") : "");
+
+function metaOf(turn) {
+  if (turn.state !== "done" && turn.ttftMs === null) return [];
+  const parts = [];
+  if (turn.start) parts.push(make("span", { className: "start", textContent: turn.start, title: STARTS.get(turn.start) ?? "", data: { start: turn.start } }));
+  if (turn.ttftMs !== null) parts.push(make("span", { className: "ttft", textContent: `first token ${duration(turn.ttftMs)}` }));
+  if (turn.durationMs !== null) parts.push(make("span", { textContent: `${duration(turn.durationMs)} in all` }));
+  if (turn.outputTokens) parts.push(make("span", { textContent: `${turn.outputTokens} tokens` }));
+  if (turn.isStopped) parts.push(make("span", { className: "stopped", textContent: "stopped" }));
+  return parts;
+}
+
+// -- blocks -------------------------------------------------------------------------------------------------------------
+
+function paintBlocks(painted, reply, turn) {
+  const isOver = isSettled(turn);
+  for (const block of turn.blocks) {
+    const entry = painted.get(block.key) ?? { element: reply.appendChild(blockFrame(block)), rev: -1, isOver: false };
+    painted.set(block.key, entry);
+    if (entry.rev === block.rev && entry.isOver === isOver) continue;
+    Object.assign(entry, { rev: block.rev, isOver });
+    PAINTERS[block.type](entry.element, block, isOver);
+  }
+}
+
+function blockFrame({ type }) {
+  if (type === "text") return make("div", { className: "text" });
+  if (type === "lost") return make("p", { className: "notice", data: { tone: "lost" } });
+  const body = type === "thinking" ? [make("div")] : [make("pre", { className: "input", tabIndex: 0 }), make("pre", { className: "result", tabIndex: 0 })];
+  const parts = [make("span", { className: "name" }), make("code", { className: "preview" }), make("span", { className: "state" })];
+  return make("details", { className: type, open: true }, make("summary", {}, ...parts), ...body);
+}
+
+const PAINTERS = {
+  text: (element, block) => paintText(element, block.text),
+  lost: (element, block) => (element.textContent = lostText(block)),
+  thinking(element, block, isOver) {
+    const [summary, body] = element.children;
+    const isDone = block.isFinal || isOver;
+    summary.firstChild.textContent = isDone ? "Thought" : "Thinking";
+    body.textContent = block.text;
+    if (isDone && !element.dataset.done) element.open = false; // folded once; whoever opens it again keeps it open
+    if (isDone) element.dataset.done = "true";
+  },
+  tool(element, block, isOver) {
+    const [summary, input, result] = element.children;
+    const [name, line, state] = summary.children;
+    name.textContent = block.name;
+    line.textContent = block.input ? preview(block.input) : "";
+    input.textContent = block.input ? inputText(block.input) : block.text;
+    result.hidden = block.result === null;
+    result.textContent = block.result || "(no output)";
+    const how = block.result !== null ? (block.isError ? "failed" : "done") : isOver ? "not run" : "running";
+    element.dataset.state = how;
+    state.textContent = how;
+  },
+};

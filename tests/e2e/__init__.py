@@ -1,0 +1,1 @@
+"""End-to-end: a real broker process, real sockets, real children."""

@@ -1,0 +1,74 @@
+"""kill -9 of the real CLI: one terminal frame, the conversation goes on, the pool refills, no zombie."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from simulator.messages_api import MessagesApi
+from tests.e2e.real import VERSIONS, options, posts, real_broker
+from tests.kit.broker import Broker
+from tests.kit.client import Client, connected
+from tests.processes import read_process
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.real_cli, pytest.mark.timeout(180)]
+
+
+def cli_pid(broker: Broker, client: Client) -> int:
+    """The process of this client's conversation: its working directory names it."""
+    session = client.welcome["cli"]["session_id"][:13]
+    return min(process.pid for process in broker.descendants() if session in _folder(process.pid))
+
+
+def _folder(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")
+    except OSError:
+        return ""
+
+
+def is_dead(pid: int) -> bool:
+    """Whether the process is gone, or nothing but a zombie."""
+    row = read_process(pid)
+    return row is None or row.state == "Z"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("moment", ["first delta of turn 1", "middle of turn 2", "after a result"])
+async def test_a_killed_cli_costs_one_turn_at_most(version: str, moment: str, tmp_path: Path) -> None:
+    """Exactly one terminal frame; the next message works; what the conversation knew is kept or told as lost."""
+    with MessagesApi() as api:
+        async with real_broker(tmp_path, version, api) as broker:
+            async with connected(broker.url, hello={"options": options("t")}) as client:
+                if moment != "first delta of turn 1":
+                    await client.turn("[[sim tokens=3]] remember-me", within_s=60)
+                pid = cli_pid(broker, client)
+                if moment != "after a result":
+                    await client.say("[[sim tokens=200 itl_ms=20]] doomed", "m-doomed")
+                    await client.until(lambda f: f["type"] == "stream_event" and "delta" in f["event"], 60)
+                os.kill(pid, signal.SIGKILL)
+                killed = time.monotonic()
+                if moment != "after a result":
+                    end = await client.terminal("m-doomed")
+                    took = time.monotonic() - killed
+                    print(f"{version} {moment}: terminal frame after {took * 1e3:.0f} ms")
+                    assert (end["type"], end["reason"]) == ("broker.turn_failed", "cli_exited")
+                    assert (end["applied"], end["retryable"]) == ("yes", False)
+                    assert took < 5
+                await eventually(lambda: is_dead(pid))
+                after = await client.turn("[[sim tokens=3]] and now", "m-after", within_s=60)
+                assert after["type"] == "broker.turn_completed"
+                assert not after["is_error"], after
+                terminals = [f["id"] for f in client.frames if f["type"].startswith("broker.turn_")]
+                assert len(terminals) == len(set(terminals))
+                restored = [f for f in client.frames if f["type"] == "broker.state" and f.get("state") == "restored"]
+                assert len(restored) == 1
+                if moment == "first delta of turn 1":
+                    return
+                assert restored[0]["reason"] == "resumed"
+                assert "remember-me" in str(posts(api)[-1]["messages"])
+                assert read_process(pid) is None, "a zombie"
+            await broker.wait_spares(2)

@@ -1,0 +1,212 @@
+"""A WebSocket client that knows every byte: it sends what no library would, and knows where a connection broke off.
+
+Callers: the end-to-end tests, ``async with raw_connection(port) as raw``; ``tests.kit.proxy`` uses the pure part.
+"""
+
+import asyncio
+import contextlib
+import json
+import struct
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+DEADLINE_S = 20.0
+READ_BYTES = 65536
+TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
+_HEAD_END = b"\r\n\r\n"
+_MASK = b"\x37\xfa\x21\x3d"
+
+
+class Place(StrEnum):
+    """Where in the server's bytes a connection stands."""
+
+    HEAD = "head"
+    BOUNDARY = "boundary"
+    HEADER = "header"
+    PAYLOAD = "payload"
+
+
+class RawFrame(NamedTuple):
+    """One frame of the server."""
+
+    opcode: int
+    payload: bytes
+
+
+class Cut(Exception):
+    """The connection is over.  ``code`` is that of the close frame, None when there was none."""
+
+    def __init__(self, place: Place, code: int | None) -> None:
+        super().__init__(f"cut at {place.value}, close code {code}")
+        self.place = place
+        self.code = code
+
+
+class ServerBytes:
+    """The server's side of a connection: the HTTP head, then unmasked frames (RFC 6455 section 5.2)."""
+
+    def __init__(self) -> None:
+        self.head = b""
+        self.starts: list[int] = []
+        """Where the header of each frame begins, counted from the first byte of the connection."""
+        self.total = 0
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[RawFrame]:
+        """The frames that ``data`` completes."""
+        self.total += len(data)
+        self._buffer += data
+        if not self.head:
+            end = self._buffer.find(_HEAD_END)
+            if end < 0:
+                return []
+            self.head = bytes(self._buffer[: end + len(_HEAD_END)])
+            del self._buffer[: len(self.head)]
+            self.starts.append(len(self.head))
+        frames = []
+        while (frame := self._next()) is not None:
+            frames.append(frame)
+        return frames
+
+    @property
+    def place(self) -> Place:
+        """Where the bytes so far break off."""
+        if not self.head:
+            return Place.HEAD
+        if not self._buffer:
+            return Place.BOUNDARY
+        return Place.HEADER if self._header() is None else Place.PAYLOAD
+
+    def _header(self) -> tuple[int, int] | None:
+        """Length of the header and of the payload of the frame in front."""
+        buffer = self._buffer
+        if len(buffer) < 2:
+            return None
+        short = buffer[1] & 0x7F
+        size = {126: 4, 127: 10}.get(short, 2)
+        if len(buffer) < size:
+            return None
+        return size, int.from_bytes(buffer[2:size], "big") if size > 2 else short
+
+    def _next(self) -> RawFrame | None:
+        header = self._header()
+        if header is None or len(self._buffer) < sum(header):
+            return None
+        size, length = header
+        frame = RawFrame(self._buffer[0] & 0x0F, bytes(self._buffer[size : size + length]))
+        del self._buffer[: size + length]
+        self.starts.append(self.starts[-1] + size + length)
+        return frame
+
+
+def client_frame(payload: bytes, opcode: int = TEXT, *, final: bool = True, masked: bool = True) -> bytes:
+    """One frame of a client; ``masked=False`` breaks the protocol."""
+    size, mark = len(payload), 0x80 if masked else 0
+    head = bytes([(0x80 if final else 0) | opcode])
+    if size < 126:
+        head += bytes([mark | size])
+    elif size < 65536:
+        head += struct.pack("!BH", mark | 126, size)
+    else:
+        head += struct.pack("!BQ", mark | 127, size)
+    if not masked:
+        return head + payload
+    repeated = int.from_bytes((_MASK * (size // 4 + 1))[:size], "big")
+    return head + _MASK + (int.from_bytes(payload, "big") ^ repeated).to_bytes(size, "big")
+
+
+class RawClient:
+    """One connection after its handshake.  ``texts`` holds every text message, in order."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._ready: list[str] = []
+        self.bytes = ServerBytes()
+        self.texts: list[str] = []
+        self.close_code: int | None = None
+
+    async def send(self, frame: Mapping[str, Any] | bytes) -> None:
+        """Send one text message; bytes go as they are."""
+        payload = frame if isinstance(frame, bytes) else json.dumps(frame).encode()
+        await self.send_raw(client_frame(payload))
+
+    async def send_raw(self, data: bytes) -> None:
+        """Send bytes.  Raises ``Cut`` when nobody is there any more."""
+        try:
+            self._writer.write(data)
+            await self._writer.drain()
+        except OSError:
+            raise Cut(self.bytes.place, self.close_code) from None
+
+    async def receive(self, within_s: float = DEADLINE_S) -> str:
+        """The next text message.  Raises ``Cut``."""
+        async with asyncio.timeout(within_s):
+            while not self._ready:
+                await self._read()
+        return self._ready.pop(0)
+
+    async def frame(self, within_s: float = DEADLINE_S) -> dict[str, Any]:
+        """The next text message, decoded."""
+        found: dict[str, Any] = json.loads(await self.receive(within_s))
+        return found
+
+    async def _read(self) -> None:
+        try:
+            data = await self._reader.read(READ_BYTES)
+        except OSError:
+            data = b""
+        if not data:
+            raise Cut(self.bytes.place, self.close_code)
+        for opcode, payload in self.bytes.feed(data):
+            if opcode == TEXT:
+                self._ready.append(payload.decode())
+                self.texts.append(self._ready[-1])
+            elif opcode == PING:
+                await self.send_raw(client_frame(payload, PONG))
+            elif opcode == CLOSE:
+                self.close_code = int.from_bytes(payload[:2], "big") if payload else 1005
+                await self.send_raw(client_frame(payload[:2], CLOSE))
+
+    def abort(self) -> None:
+        """Leave without a word."""
+        self._writer.transport.abort()
+
+    async def aclose(self) -> None:
+        """Close the socket, without a closing handshake."""
+        self._writer.close()
+        with contextlib.suppress(OSError):  # it was cut
+            await self._writer.wait_closed()
+
+
+@asynccontextmanager
+async def raw_connection(
+    port: int, path: str = "/v1/chat/ws", headers: Mapping[str, str] | None = None
+) -> AsyncIterator[RawClient]:
+    """Connect, send the upgrade and read the HTTP head.  Raises ``Cut`` when the connection breaks off before."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        raise Cut(Place.HEAD, None) from None
+    raw = RawClient(reader, writer)
+    try:
+        fields = {
+            "Host": f"127.0.0.1:{port}",
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Protocol": "broker.v1",
+            **(headers or {}),
+        }
+        lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+        await raw.send_raw("\r\n".join(lines).encode())
+        async with asyncio.timeout(DEADLINE_S):
+            while not raw.bytes.head:
+                await raw._read()
+        assert raw.bytes.head.startswith(b"HTTP/1.1 101 "), raw.bytes.head
+        yield raw
+    finally:
+        await raw.aclose()
