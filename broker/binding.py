@@ -16,7 +16,6 @@ from protocol.cli import control_line, environment_line
 from protocol.controls import DECODE_ERRORS
 from protocol.options import Credentials, McpHttp, SessionOptions
 
-
 _counter = count(1)
 
 
@@ -122,22 +121,22 @@ def burst(bound: Bound, profile_model: str, *, is_changed_only: frozenset[str] |
         request_id = f"bind-{next(_counter)}-{option}"
         steps.append(Step(option, control_line(request_id, request), request_id, gates_welcome))
 
+    line, env = (None, {}) if bound.credentials is None else credential_steps(bound.credentials)
+    if line is not None and wanted("credentials"):
+        steps.append(Step("credentials", line, None))
+    if bound.credentials is not None and is_changed_only is not None:
+        env = {"ANTHROPIC_API_KEY": "", "ANTHROPIC_AUTH_TOKEN": ""} | env
+    # The CLI replaces `env` and `permissions` as a whole: a part of one would take the rest away.
     settings: dict[str, Any] = {}
-    env: dict[str, str] = dict(bound.env) if wanted("max_output_tokens") else {}
-    if bound.credentials is not None and wanted("credentials"):
-        line, credential_env = credential_steps(bound.credentials)
-        env |= credential_env
-        if is_changed_only is not None:
-            for name in {"ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"} - set(credential_env):
-                env[name] = ""
-        if line is not None:
-            steps.append(Step("credentials", line, None))
-    if env:
-        settings["env"] = env
+    names: list[str] = []
     if bound.permissions and (wanted("allowed_tools") or wanted("disallowed_tools")):
         settings["permissions"] = bound.permissions
+        names.append("allowed_tools")
+    if (env and wanted("credentials")) or (bound.env and wanted("max_output_tokens")):
+        settings["env"] = env | bound.env
+        names.append("credentials" if env and wanted("credentials") else "max_output_tokens")
     if settings:
-        ask(_settings_option(settings), {"subtype": "apply_flag_settings", "settings": settings})
+        ask(names[0], {"subtype": "apply_flag_settings", "settings": settings})
     if is_changed_only is None:
         ask("initialize", {"subtype": "initialize", **bound.initialize})
     if bound.model is not None and wanted("model") and (bound.model != profile_model or is_changed_only is not None):
@@ -147,15 +146,9 @@ def burst(bound: Bound, profile_model: str, *, is_changed_only: frozenset[str] |
     if bound.max_thinking_tokens is not None and wanted("max_thinking_tokens"):
         tokens = bound.max_thinking_tokens
         ask("max_thinking_tokens", {"subtype": "set_max_thinking_tokens", "max_thinking_tokens": tokens})
-    if bound.mcp_servers and wanted("mcp_servers"):
+    if wanted("mcp_servers") and (bound.mcp_servers or is_changed_only is not None):
         ask("mcp_servers", {"subtype": "mcp_set_servers", "servers": bound.mcp_servers}, gates_welcome=False)
     return steps
-
-
-def _settings_option(settings: dict[str, Any]) -> str:
-    if "permissions" in settings:
-        return "allowed_tools"
-    return "credentials" if len(settings["env"]) > ("CLAUDE_CODE_MAX_OUTPUT_TOKENS" in settings["env"]) else "max_output_tokens"
 
 
 class _McpAnswer(Struct, frozen=True):

@@ -61,7 +61,13 @@ class Connection:
     """A client's connection.  Implements ``broker.exchange.Reader``."""
 
     def __init__(
-        self, socket: TenantSocket, config: Config, registry: Registry, pool: Pool, auth: Authenticator, metrics: Metrics
+        self,
+        socket: TenantSocket,
+        config: Config,
+        registry: Registry,
+        pool: Pool,
+        auth: Authenticator,
+        metrics: Metrics,
     ) -> None:
         self._socket = socket
         self._config = config
@@ -293,8 +299,7 @@ class Connection:
         self._metrics.disconnected(self._reason())
         with anyio.move_on_after(CLOSE_DEADLINE_S):
             self.pump()
-            while socket.unsent_bytes and not socket.transport.is_closing():
-                await anyio.sleep(0.01)
+            await socket.drain()
             await socket.close(code, reason)
         socket.cut("close_deadline")
         if self._entry is not None:

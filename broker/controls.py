@@ -19,6 +19,7 @@ MAX_KEPT = 256
 class Asked:
     """One control request of a client, from its frame to its reply."""
 
+    asker: object
     instance: str
     request_id: str
     control: Control
@@ -42,13 +43,15 @@ class Controls:
             return None
         return known
 
-    def ask(self, instance: str, request_id: str, control: Control, now: float) -> tuple[str, Asked] | None:
+    def ask(
+        self, asker: object, instance: str, request_id: str, control: Control, now: float
+    ) -> tuple[str, Asked] | None:
         """Register a request; None when ``MAX_IN_FLIGHT`` are open."""
         if len(self._by_cli_id) >= MAX_IN_FLIGHT:
             return None
         cli_id = f"client-{self._next}"
         self._next += 1
-        asked = Asked(instance, request_id, control, now + DEADLINE_S)
+        asked = Asked(asker, instance, request_id, control, now + DEADLINE_S)
         self._by_cli_id[cli_id] = asked
         self._by_client[instance, request_id] = asked
         while len(self._by_client) > MAX_KEPT:

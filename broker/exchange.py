@@ -85,7 +85,6 @@ class Exchange:
         self.bound = Bound()
         self.prompts = PendingRequests()
         self._controls = Controls()
-        self._asked_by: dict[str, Reader] = {}
         self._own: dict[str, Callable[[cli.Answer], None]] = {}
 
     # -- control requests of clients -----------------------------------------------------------------------------------
@@ -103,10 +102,9 @@ class Exchange:
         if not self._outlet.has_process:
             reader.send(ControlReply(ControlReplyBody("error", request_id, error="cli_exited")))
             return
-        asked = self._controls.ask(reader.instance, request_id, control, now)
+        asked = self._controls.ask(reader, reader.instance, request_id, control, now)
         if asked is None:
             raise ClientError(ErrorCode.RATE_LIMITED, f"{MAX_IN_FLIGHT} control requests are in flight", ref=request_id)
-        self._asked_by[request_id] = reader
         self._outlet.write(cli.control_line(asked[0], control))
 
     def expect(self, request_id: str, on_answer: Callable[[cli.Answer], None]) -> None:
@@ -148,8 +146,8 @@ class Exchange:
     def _reply(self, asked: Asked, body: ControlReplyBody) -> None:
         frame = ControlReply(body)
         asked.reply, asked.replied_at = codec.encode_server(frame), time.monotonic()
-        reader = self._asked_by.pop(asked.request_id, None)
-        targets = [r for r in self._outlet.readers if r is reader or (asked.instance and r.instance == asked.instance)]
+        by = asked.instance
+        targets = [r for r in self._outlet.readers if r is asked.asker or (by and r.instance == by)]
         for target in targets:
             target.send(frame)
 
@@ -160,7 +158,8 @@ class Exchange:
         if request is None:
             return
         if request.request.subtype != "can_use_tool":
-            self._outlet.write(cli.refusal_line(request.request_id, f"unsupported request {request.request.subtype[:64]}"))
+            why = f"unsupported request {request.request.subtype[:64]}"
+            self._outlet.write(cli.refusal_line(request.request_id, why))
             return
         if not self.prompts.has_room_for(request.request_id):
             self._answer_cli(request.request_id, {"behavior": "deny", "message": "too many requests are pending"})
@@ -170,7 +169,7 @@ class Exchange:
         self.prompts.add(Prompt(request.request_id, numbered, bytes(request.request.input), deadline))
 
     def answer(self, frame: ControlResponse, reader: Reader) -> None:
-        """A client's answer to a permission prompt.  The first wins.  Raises ``ClientError``; the prompt then waits on."""
+        """A client's answer to a permission prompt; the first wins.  Raises ``ClientError``, and the prompt waits on."""
         body = frame.response
         prompt = self.prompts.find(body.request_id)
         if body.subtype == "error":

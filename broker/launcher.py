@@ -143,7 +143,7 @@ class Launcher:
         return Launch(argv, environment, directory.work, marker, session_id, directory)
 
     def _environment(self, directory: SessionDirectory) -> dict[str, str]:
-        simulated = {"PYTHONPATH": str(PROJECT_ROOT), "CLAUDE_CODE_OAUTH_TOKEN": "simulated"} if self.cli.simulated else {}
+        simulated = {"PYTHONPATH": str(PROJECT_ROOT), "CLAUDE_CODE_OAUTH_TOKEN": "simulated"}
         return {
             "PATH": os.environ.get("PATH", "/usr/local/bin:/usr/bin:/bin"),
             "LANG": "C.UTF-8",
@@ -158,7 +158,7 @@ class Launcher:
             "XDG_RUNTIME_DIR": str(directory.tmp),
             **QUIET,
             **EVENTS,
-            **simulated,
+            **(simulated if self.cli.simulated else {}),
             **self._extra,
         }
 
@@ -199,7 +199,7 @@ def _find_real() -> str:
 def _version(command: tuple[str, ...]) -> str:
     environment = {"PATH": os.environ.get("PATH", ""), "HOME": "/nonexistent", "PYTHONPATH": str(PROJECT_ROOT), **QUIET}
     try:
-        answer = subprocess.run(  # noqa: S603 - the operator's own setting
+        answer = subprocess.run(
             [*command, "--version"], env=environment, capture_output=True, timeout=VERSION_DEADLINE_S, check=True
         )
     except (OSError, subprocess.SubprocessError) as error:

@@ -78,7 +78,7 @@ class Pool:
         self._metrics = metrics
         self.profiles = config.pool.profiles
         self._slots = Slots(
-            {name: Target(profile.warm, profile.max) for name, profile in self.profiles.items()},
+            {name: Target(profile.warm, profile.max, profile.reserve) for name, profile in self.profiles.items()},
             max_processes=config.pool.max_processes,
             max_waiting=config.pool.max_waiting,
             spawn_concurrency=config.pool.spawn_concurrency,
@@ -211,7 +211,7 @@ class Pool:
         else:
             child.launch, child.found_transcript = self._launcher.again(slot.profile, again.directory, again.session_id)
         child.process = process = await Process.start(child.launch)
-        if again is None:
+        if again is None and not self._slots.waiting:
             process.set_priority(STARTING_NICE)
         with anyio.fail_after(self._config.start_timeout_s):
             await _prove_ready(process)
@@ -242,7 +242,7 @@ class Pool:
                 await process.exited.wait()
             log.info("process.gone", slot=slot.id, pid=process.pid, returncode=process.returncode)
         own = slot.reserved_for
-        if self._slots.exited(slot, time.monotonic(), random.random()):  # noqa: S311 - jitter
+        if self._slots.exited(slot, time.monotonic(), random.random()):
             self._refuse_if_broken(slot.profile)
         if own is not None:
             self._serve(own)
@@ -343,7 +343,7 @@ class Pool:
             self._wake()
 
     def first_token_awaited(self, change: int) -> None:
-        """Sessions tell +1 when a turn is written and -1 at its first token or end; spares are not started meanwhile."""
+        """Sessions tell +1 when a turn is written, -1 at its first token or end; spares are not started meanwhile."""
         self._awaiting_first_token += change
         if not self._awaiting_first_token:
             self._wake()

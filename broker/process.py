@@ -5,6 +5,8 @@ Linux only: a pidfd decides death, never EOF (a grandchild may hold the pipe for
 """
 
 import asyncio
+import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -89,7 +91,7 @@ class Process:
         A cancel while the pipes are being attached kills the child.
         """
         try:
-            popen = subprocess.Popen(  # noqa: ASYNC220, S603 - vfork, about 1 ms; argv is the broker's own
+            popen = subprocess.Popen(  # noqa: ASYNC220 - vfork, about 1 ms; argv is the broker's own
                 launch.argv,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -115,7 +117,9 @@ class Process:
     async def _attach(self) -> None:
         loop = asyncio.get_running_loop()
         popen = self._popen
-        assert popen.stdin and popen.stdout and popen.stderr
+        assert popen.stdin is not None
+        assert popen.stdout is not None
+        assert popen.stderr is not None
         stdin, _ = await loop.connect_write_pipe(asyncio.Protocol, popen.stdin)
         self._stdin = stdin
         stdout, _ = await loop.connect_read_pipe(lambda: _Stdout(self), popen.stdout)
@@ -192,10 +196,8 @@ class Process:
         self._signal_group(signal.SIGKILL)
 
     def _signal_group(self, number: int) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # empty, or only zombies are left of it
             os.killpg(self.pid, number)
-        except (ProcessLookupError, PermissionError):  # the group is empty, or only zombies are left of it
-            pass
 
     # -- being watched --
 
@@ -215,11 +217,18 @@ class Process:
             return 0
 
     def set_priority(self, nice: int) -> None:
-        """Set the niceness of every thread of the group, where the system allows."""
-        try:
-            os.setpriority(os.PRIO_PGRP, self.pid, nice)
-        except (PermissionError, ProcessLookupError):
-            log.debug("process.nice_refused", pid=self.pid, nice=nice)
+        """Set the niceness of every thread of the group, where it can be taken back (CAP_SYS_NICE); else do nothing."""
+        if _may_renice():
+            with contextlib.suppress(ProcessLookupError):
+                os.setpriority(os.PRIO_PGRP, self.pid, nice)
+
+
+@functools.cache
+def _may_renice() -> bool:
+    """Whether this process holds CAP_SYS_NICE (capabilities(7), bit 23)."""
+    status = Path("/proc/self/status").read_text()
+    effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> 23 & 1)
 
 
 def _ignore(lines: list[Line]) -> None:

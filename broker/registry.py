@@ -26,6 +26,8 @@ from protocol.frames import GoAway, SessionRef
 
 log = structlog.get_logger(__name__)
 
+SWEEP_EVERY_S = 1.0
+
 
 @dataclass(slots=True, eq=False)
 class Entry:
@@ -49,7 +51,19 @@ class Registry:
         """Hold the sessions' tasks until cancelled; each ends its own process."""
         async with anyio.create_task_group() as group:
             self._group = group
-            await anyio.sleep_forever()
+            while True:
+                await anyio.sleep(SWEEP_EVERY_S)
+                self._bound_logs()
+
+    def _bound_logs(self) -> None:
+        """Above ``replay.total_bytes``, forget the logs of detached sessions, longest detached first."""
+        excess = sum(entry.session.log.size for entry in self._entries.values()) - self._config.replay.total_bytes
+        detached = [entry for entry in self._entries.values() if not entry.session.readers]
+        for entry in sorted(detached, key=lambda entry: entry.tenure.detached_at):
+            if excess <= 0:
+                return
+            excess -= entry.session.log.size
+            entry.session.log.expire()
 
     def open(self, ref: SessionRef, identity: Identity, subject: str) -> tuple[Entry, bool]:
         """Find or make the conversation that hello names; True when it is new.
@@ -72,11 +86,8 @@ class Registry:
 
     def _by_cli_id(self, tenant: str, subject: str, session_id: str | None) -> Entry | None:
         """The CLI's own session id is accepted too."""
-        for (of_tenant, of_subject, _), entry in self._entries.items():
-            if session_id and (of_tenant, of_subject) == (tenant, subject):
-                if entry.session.cli_session_id == session_id:
-                    return entry
-        return None
+        of_subject = (entry for key, entry in self._entries.items() if key[:2] == (tenant, subject))
+        return next((entry for entry in of_subject if session_id and entry.session.cli_session_id == session_id), None)
 
     def _create(self, key: tuple[str, str, str], identity: Identity) -> Entry:
         assert self._group is not None

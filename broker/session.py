@@ -1,8 +1,8 @@
 """One conversation: what clients send becomes turns, what the CLI says becomes numbered frames; it outlives sockets.
 
 All methods are synchronous and run on the event loop's thread; what must wait (lease, bind, deadlines) is done by
-``broker.tenure``, the session's task.  Callers: ``broker.connection`` (submit, control, answer, ...), ``broker.process``
-(``on_lines``, with the batch of lines that one read returned), ``broker.tenure`` and ``broker.registry``.
+``broker.tenure``, the session's task.  Callers: ``broker.connection`` (submit, control, answer, ...), ``broker.tenure``,
+``broker.registry``, and ``broker.process`` (``on_lines``, with the batch of lines that one read returned).
 Over 300 lines because it is the frame path's middle: splitting it would make a frame cross a fifth file.
 """
 
@@ -45,6 +45,10 @@ from protocol.wire import text_frame
 
 log = structlog.get_logger(__name__)
 
+BUSY_GRACE_S = 5.0
+"""How long a queued message waits for a CLI that has given its ``result`` and does not say that it is idle."""
+
+
 class Session:
     """One conversation of ``(tenant, subject, id)``."""
 
@@ -68,8 +72,9 @@ class Session:
         self.kill_reason: str | None = None
         self.wake_task: Callable[[], None] = lambda: None
         self.on_awaiting_first_token: Callable[[int], None] = lambda change: None
+        self.lines_before_turn: Callable[[], bytes] = bytes
+        """What the process has to be told before its next user line: options that a new hello changed."""
         self._key_source_checked = False
-        self._before_turn: list[bytes] = []
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
@@ -118,16 +123,15 @@ class Session:
         turn = self.turns.start_next(now)
         if turn is None:
             return not self.turns.queued_ids
+        self.on_awaiting_first_token(+1)
         try:
-            process.write(b"".join(self._before_turn) + turn.line)
+            process.write(self.lines_before_turn() + turn.line)
         except ProcessError as error:
             self._kill(error.reason, error.detail)
             return True
         turn.overhead_s += time.monotonic() - now
         turn.line = b""
-        self._before_turn.clear()
         turn.first_seq = self.log.head + 1
-        self.on_awaiting_first_token(+1)
         self.publish(Message(turn.id, "started", turn.by, describe(turn.content)))
         self.wake_task()
         return not self.turns.queued_ids
@@ -241,6 +245,10 @@ class Session:
             if not self.is_cli_busy:
                 self.start_next()
 
+    def check_key_source(self) -> None:
+        """Compare the CLI's credential with the bound one at the next ``system/init``."""
+        self._key_source_checked = False
+
     def _check_key_source(self, init: cli.Init) -> None:
         self._key_source_checked = True
         expected = expected_key_source(self.exchange.bound.credentials)
@@ -310,13 +318,12 @@ class Session:
         self.exchange.process_gone()
         self.process = None
         self.is_cli_busy = self.is_gated = False
-        self._before_turn.clear()
         self.kill_reason = None
 
     def attach_process(self, process: Process, pool: str, start: str, session_id: str) -> None:
         """A leased process becomes this session's: its lines come here from now on."""
         self.process, self.pool, self.start, self.cli_session_id = process, pool, start, session_id
-        self._key_source_checked = False
+        self.check_key_source()
         process.on_lines = self.on_lines
 
     # -- deadlines -------------------------------------------------------------------------------------------------
@@ -325,12 +332,20 @@ class Session:
         """When ``tick`` has something to do; monotonic seconds."""
         has_prompts = len(self.exchange.prompts) > 0
         turn = watchdog.wake_times(self.turns.current, self._config.turn, has_prompts=has_prompts)
-        return turn + self.exchange.wake_times()
+        busy = [self.last_terminal_at + BUSY_GRACE_S] if self._waits_for_idle else []
+        return turn + busy + self.exchange.wake_times()
+
+    @property
+    def _waits_for_idle(self) -> bool:
+        return self.is_cli_busy and self.turns.current is None and bool(self.turns.queued_ids)
 
     def tick(self, now: float) -> None:
         """Do what is due: deny expired prompts, repeat an interrupt, give up on the turn."""
         self.exchange.tick(now)
         self.send_due_interrupt()
+        if self._waits_for_idle and now >= self.last_terminal_at + BUSY_GRACE_S:
+            self.is_cli_busy = False
+            self.start_next()
         turn = self.turns.current
         reason = watchdog.overdue(turn, self._config.turn, now, has_prompts=len(self.exchange.prompts) > 0)
         if reason is not None and turn is not None and turn.written_at is not None:
@@ -366,13 +381,6 @@ class Session:
             self.write(cli.control_line(f"interrupt-{uuid.uuid4().hex[:8]}", {"subtype": "interrupt"}))
             self.turns.interrupt_written(now)
             self.wake_task()
-
-    def write_before_turn(self, line: bytes) -> None:
-        """Write ``line`` now if no turn runs, else just before the next one."""
-        if self.turns.current is None:
-            self.write(line)
-        else:
-            self._before_turn.append(line)
 
     def write(self, line: bytes) -> None:
         """Queue a line for the CLI; a process that takes none any more is ended."""

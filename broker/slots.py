@@ -1,10 +1,11 @@
 """The pool's ledger: which process is whose, who waits, what is to be started or retired.
 
 Pure: no I/O; ``now`` is seconds of a monotonic clock.  Owner: ``broker.pool.Pool``, which carries out what is decided
-here.  A slot that was leased is never warm again: the table has no way back.
+here.  A slot that was leased is never warm again: the table has no way back.  Over 300 lines because every rule reads
+and changes the same ledger.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -53,10 +54,12 @@ TRANSITIONS: dict[tuple[SlotState, SlotEvent], SlotState] = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """How many processes of a profile to keep: ``warm`` spares, at most ``limit`` in all (None: no own limit)."""
+    """How many processes of a profile to keep: ``warm`` spares, at most ``limit`` in all (None: no own limit), and
+    room for ``reserve`` that no other profile may take."""
 
     warm: int
     limit: int | None = None
+    reserve: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -110,7 +113,7 @@ class Plan:
 
 
 class PoolFull(Exception):
-    """Nobody may wait any more, or starts keep failing; ``retry_after_s`` is a hint, ``message`` is for the operator."""
+    """Nobody may wait any more, or starts keep failing; ``retry_after_s`` is a hint, ``message`` the operator's."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
@@ -132,6 +135,7 @@ class Slots:
         self._queues: dict[str, deque[Waiter]] = {}  # by tenant; the dict's order is the round robin
         self._health = {name: _Health() for name in targets}
         self._next_id = 1
+        self._deserted: list[Slot] = []
         self.is_closing = False
 
     # -- asking --
@@ -169,7 +173,7 @@ class Slots:
                 self._lease(spare, waiter, Start.WARM, None)
                 return waiter
         retry = self.breaker_retry_s(profile, now)
-        if retry is not None:
+        if retry is not None and (retry > 0 or self._is_probed(profile)):
             raise PoolFull(f"processes of profile {profile!r} keep failing to start", retry)
         if sum(map(len, self._queues.values())) >= self._max_waiting:
             raise PoolFull(f"pool.max_waiting = {self._max_waiting} tenants wait already", 5.0)
@@ -177,7 +181,8 @@ class Slots:
         return waiter
 
     def withdraw(self, waiter: Waiter) -> None:
-        """The waiter gives up; harmless when it was served or withdrawn."""
+        """The waiter gives up; harmless when it was served or withdrawn.  A process that was started for it alone
+        holds its conversation: the next ``plan`` retires it."""
         queue = self._queues.get(waiter.tenant)
         if queue is not None and waiter in queue:
             queue.remove(waiter)
@@ -186,6 +191,12 @@ class Slots:
         for slot in self._slots.values():
             if slot.reserved_for is waiter:
                 slot.reserved_for = None
+                self.stop(slot)
+                self._deserted.append(slot)
+
+    def _is_probed(self, profile: str) -> bool:
+        """Somebody already finds out whether a start of ``profile`` works again."""
+        return self.count(profile, SlotState.STARTING) > 0 or any(w.profile == profile for w in self.waiting)
 
     def _waits_before(self, waiter: Waiter) -> bool:
         return any(other.profile == waiter.profile and not other.own_start for other in self.waiting)
@@ -202,7 +213,9 @@ class Slots:
     # -- what happens to a slot --
 
     def ready(self, slot: Slot) -> Waiter | None:
-        """The process proved itself ready: the waiter that gets it, or None when it becomes a spare."""
+        """The process proved itself ready: the waiter that gets it, or None when it becomes a spare, or is to end."""
+        if slot.state is SlotState.STOPPING:
+            return None
         slot.advance(SlotEvent.READY)
         self._health[slot.profile].failures = 0
         own = slot.reserved_for
@@ -240,8 +253,9 @@ class Slots:
         return was_starting
 
     def refuse_all(self, profile: str) -> list[Waiter]:
-        """Take out everybody who waits for ``profile``: its breaker has opened."""
-        refused = [waiter for waiter in self.waiting if waiter.profile == profile]
+        """Take out everybody who waits for ``profile``, but for those whose own process starts: its breaker opened."""
+        starting = self._reserved_for()
+        refused = [waiter for waiter in self.waiting if waiter.profile == profile and waiter not in starting]
         for waiter in refused:
             self.withdraw(waiter)
         return refused
@@ -254,11 +268,12 @@ class Slots:
         plan = Plan()
         if self.is_closing:
             return plan
+        plan.retire += [slot for slot in self._deserted if slot.id in self._slots]
+        self._deserted.clear()
         unmet = self._start_for_waiters(plan, now)
         if not unmet and not hold_refill:
             self._refill(plan, now)
-        if unmet and len(self._slots) >= self._max_processes:
-            self._retire_foreign_spare(plan, unmet)
+        self._make_room(plan, unmet)
         return plan
 
     def next_start_at(self, now: float) -> float | None:
@@ -268,19 +283,30 @@ class Slots:
 
     def _may_start(self, profile: str, now: float) -> bool:
         starting = [slot for slot in self._slots.values() if slot.state is SlotState.STARTING]
-        health, limit = self._health[profile], self.targets[profile].limit
-        of_profile = sum(slot.profile == profile for slot in self._slots.values())
+        health = self._health[profile]
         return (
-            len(self._slots) < self._max_processes
+            len(self._slots) + self._reserved_by_others(profile) < self._max_processes
             and len(starting) < self._spawn_concurrency
-            and (limit is None or of_profile < limit)
+            and not self._is_at_limit(profile)
             and now >= health.not_before
             and not (health.failures and any(slot.profile == profile for slot in starting))
         )
 
+    def _is_at_limit(self, profile: str) -> bool:
+        limit = self.targets[profile].limit
+        return limit is not None and sum(slot.profile == profile for slot in self._slots.values()) >= limit
+
+    def _reserved_for(self) -> set[Waiter]:
+        return {slot.reserved_for for slot in self._slots.values() if slot.reserved_for is not None}
+
+    def _reserved_by_others(self, profile: str) -> int:
+        """Room that other profiles have a right to and do not use yet."""
+        used = Counter(slot.profile for slot in self._slots.values())
+        return sum(max(0, t.reserve - used[name]) for name, t in self.targets.items() if name != profile)
+
     def _start_for_waiters(self, plan: Plan, now: float) -> list[Waiter]:
         coming = {name: self._unreserved_starting(name) for name in self.targets}
-        reserved = {slot.reserved_for for slot in self._slots.values() if slot.reserved_for is not None}
+        reserved = self._reserved_for()
         unmet: list[Waiter] = []
         for waiter in self.waiting:
             if waiter in reserved:
@@ -301,9 +327,16 @@ class Slots:
                 plan.start.append(self._new_slot(name, now, None))
                 have += 1
 
-    def _retire_foreign_spare(self, plan: Plan, unmet: list[Waiter]) -> None:
+    def _make_room(self, plan: Plan, unmet: list[Waiter]) -> None:
+        """Retire a spare that helps nobody who waits, where the pool or the profile that one of them needs is full."""
         wanted = {waiter.profile for waiter in unmet if not waiter.own_start}
-        spares = [slot for slot in self._slots.values() if slot.state is SlotState.WARM and slot.profile not in wanted]
+        crowded = {waiter.profile for waiter in unmet if self._is_at_limit(waiter.profile)}
+        is_full = len(self._slots) >= self._max_processes
+        spares = [
+            slot
+            for slot in self._slots.values()
+            if slot.state is SlotState.WARM and slot.profile not in wanted and (is_full or slot.profile in crowded)
+        ]
         stopping = sum(slot.state is SlotState.STOPPING for slot in self._slots.values())
         if spares and stopping < len(unmet):
             self.stop(spares[0])

@@ -1,7 +1,7 @@
 """A session's task: get a process when one is needed, bind it, keep it until it must go, and again.
 
-Owner: ``broker.registry`` runs one per session.  ``async with pool.lease(...)`` in ``_hold`` is the whole ownership of a
-process.  Callers: ``broker.connection`` waits in ``wait_ready``.
+Owner: ``broker.registry`` runs one per session.  ``async with pool.lease(...)`` in ``_lease_and_serve`` is the whole
+ownership of a process.  Callers: ``broker.connection`` waits in ``wait_ready``.
 """
 
 import time
@@ -62,7 +62,11 @@ class Tenure:
         """Connections that wait for this session's process; it is given up when the last one leaves."""
         self._gate_until = 0.0
         self._completed_at_crash = -1
-        self._detached_at = time.monotonic()
+        self._changed: frozenset[str] = frozenset()
+        self._changed_by: Reader | None = None
+        self._position = 0
+        session.lines_before_turn = self._rebind_lines
+        self.detached_at = time.monotonic()
         self._has_crashed = False
         self._ends = False
         self.is_draining = False
@@ -96,16 +100,23 @@ class Tenure:
         if options.permission_timeout_s is not UNSET:
             exchange.permission_timeout_s = options.permission_timeout_s
         if changed and self.lease is not None:
-            self._rebind(changed, reader)
+            self._changed |= changed
+            self._changed_by = reader
+            if self.session.turns.current is None:
+                self.session.write(self._rebind_lines())
         return ignored
 
-    def _rebind(self, changed: frozenset[str], reader: Reader) -> None:
-        assert self.lease is not None
-        model = self._pool.profiles[self.lease.profile].model
-        for step in burst(self.session.exchange.bound, model, is_changed_only=changed):
+    def _rebind_lines(self) -> bytes:
+        """What a live process has to be told of the options that changed; a refusal goes to who changed them."""
+        changed, self._changed = self._changed, frozenset()
+        if not changed or self.lease is None:
+            return b""
+        steps = burst(self.session.exchange.bound, "", is_changed_only=changed)
+        for step in steps:
             if step.request_id is not None:
-                self.session.exchange.expect(step.request_id, _tell_refusal(step.option, reader))
-            self.session.write_before_turn(step.line)
+                self.session.exchange.expect(step.request_id, _tell_refusal(step.option, self._changed_by))
+        self.session.check_key_source()
+        return b"".join(step.line for step in steps)
 
     def attach(self, reader: Reader) -> None:
         """The connection reads from now on."""
@@ -138,7 +149,7 @@ class Tenure:
         if reader in self.session.readers:
             self.session.readers.remove(reader)
         if not self.session.readers:
-            self._detached_at = time.monotonic()
+            self.detached_at = time.monotonic()
             self._give_up_if_alone()
             self.wake()
 
@@ -220,6 +231,7 @@ class Tenure:
 
     async def _lease_and_serve(self, *, began_over: bool) -> None:
         session, again = self.session, self._again
+        self._position = 0
         lease_it = self._pool.lease(self._profile(), session.key[0], again=again, on_position=self._tell_position)
         async with lease_it as lease:
             lease.on_exit = self.wake
@@ -236,6 +248,7 @@ class Tenure:
             lease.keep_directory = True
             self.lease = lease
             self._again = Again(lease.launch.directory, session.cli_session_id)
+            self._changed = frozenset()
             if was_restored:
                 is_lost = began_over or (session.turns.completed > 0 and not lease.found_transcript)
                 session.publish(State(state="restored", reason="resume_lost" if is_lost else "resumed"))
@@ -263,6 +276,9 @@ class Tenure:
         return "default" if "default" in profiles else next(iter(profiles))
 
     def _tell_position(self, position: int) -> None:
+        if position == self._position:
+            return
+        self._position = position
         for newcomer in self.arriving:
             newcomer.send(Waiting(position, "pool_full" if self._pool.is_full else "pool_empty"))
 
@@ -326,13 +342,16 @@ class Tenure:
             if session.is_gated and now >= self._gate_until:
                 session.publish(State(mcp_errors={"*": "not connected within pool.mcp_bind_timeout_s"}))
                 self._open_gate()
-            if self._ends or (self.is_draining and session.turns.current is None) or self._is_deserted(now):
+            if self._ends or (self.is_draining and session.turns.current is None):
+                return
+            if self._is_deserted(now):
+                session.publish(State(state="hibernated"))
                 return
             times = session.wake_times()
             if session.is_gated:
                 times.append(self._gate_until)
             if not session.readers:
-                times.append(self._detached_at + self._config.session.detach_timeout_s)
+                times.append(self.detached_at + self._config.session.detach_timeout_s)
             await self._sleep(times)
         log.warning("session.process_died", session=session.key[2], returncode=lease.process.returncode,
                     stderr=lease.process.stderr_tail)  # fmt: skip
@@ -342,13 +361,13 @@ class Tenure:
     def _is_deserted(self, now: float) -> bool:
         if self.session.readers or self.arriving or not self.session.turns.is_idle:
             return False
-        return now >= self._detached_at + self._config.session.detach_timeout_s
+        return now >= self.detached_at + self._config.session.detach_timeout_s
 
     async def _sleep(self, times: list[float]) -> None:
         """Until something changes, or the first of ``times``, or the replay log expires."""
         session, now = self.session, time.monotonic()
         if not session.readers and session.log.size:
-            expires = max(self._detached_at, session.last_terminal_at) + self._config.replay.seconds
+            expires = max(self.detached_at, session.last_terminal_at) + self._config.replay.seconds
             if now >= expires and session.turns.is_idle:
                 session.log.expire()
             else:
@@ -372,9 +391,9 @@ def _told(error: Exception) -> BrokerError | ClientError:
     return BrokerError(ErrorCode.POOL_UNAVAILABLE, text, close=CloseCode.POOL_UNAVAILABLE, retry_after_ms=1000)
 
 
-def _tell_refusal(option: str, reader: Reader) -> Callable[[Answer], None]:
+def _tell_refusal(option: str, reader: Reader | None) -> Callable[[Answer], None]:
     def on_answer(answer: Answer) -> None:
-        if answer.error is not None:
+        if answer.error is not None and reader is not None:
             reader.send(Error(ErrorCode.BIND_FAILED, f"{option}: {answer.error[:256]}"))
 
     return on_answer

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from protocol.codes import Applied, ErrorCode, FailureReason, UpstreamError
 from msgspec import UNSET
 
 from protocol.cli import Result
+from protocol.codes import Applied, ErrorCode, FailureReason, UpstreamError
 from protocol.errors import ClientError
 from protocol.frames import Content, TurnCompleted, TurnFailed
 
@@ -259,7 +259,12 @@ class Turns:
             del self._records[oldest]
 
 
-_BY_STATUS = {401: UpstreamError.AUTH, 403: UpstreamError.AUTH, 429: UpstreamError.RATE_LIMITED, 529: UpstreamError.OVERLOADED}
+_BY_STATUS = {
+    401: UpstreamError.AUTH,
+    403: UpstreamError.AUTH,
+    429: UpstreamError.RATE_LIMITED,
+    529: UpstreamError.OVERLOADED,
+}
 _BY_NAME = {
     "authentication_failed": UpstreamError.AUTH,
     "oauth_org_not_allowed": UpstreamError.AUTH,

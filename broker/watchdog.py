@@ -1,7 +1,7 @@
 """When a turn has taken too long: first token, silence, the whole turn, an interrupt that ends nothing.
 
-Pure: ``now`` is seconds of a monotonic clock.  Caller: ``broker.session``.  A pending permission prompt stops the clocks
-for the first token and for silence: a person is thinking.
+Pure: ``now`` is seconds of a monotonic clock.  Caller: ``broker.session``.  A pending permission prompt stops the
+clocks for the first token and for silence: a person is thinking.
 """
 
 from broker.config import Turn as TurnLimits

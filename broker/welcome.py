@@ -1,6 +1,6 @@
 """The ``broker.welcome`` of a session at this moment: the whole truth at ``head_seq``.
 
-Pure but for reading the session.  Caller: ``broker.connection``, in the same breath in which the connection is attached.
+Pure but for reading the session.  Caller: ``broker.connection``, in the breath in which the connection is attached.
 """
 
 from msgspec import Raw

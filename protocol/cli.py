@@ -13,7 +13,6 @@ from protocol.codes import DropReason
 from protocol.controls import DECODE_ERRORS
 from protocol.frames import Content
 
-
 T = TypeVar("T")
 
 

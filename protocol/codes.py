@@ -59,7 +59,9 @@ class ErrorCode(StrEnum):
     INTERNAL = "internal"
 
 
-RETRYABLE_ERRORS = frozenset({ErrorCode.QUEUE_FULL, ErrorCode.POOL_UNAVAILABLE, ErrorCode.RATE_LIMITED, ErrorCode.DRAINING})
+RETRYABLE_ERRORS = frozenset(
+    {ErrorCode.QUEUE_FULL, ErrorCode.POOL_UNAVAILABLE, ErrorCode.RATE_LIMITED, ErrorCode.DRAINING}
+)
 """The same request may succeed later, unchanged."""
 
 
@@ -68,7 +70,7 @@ class FailureReason(StrEnum):
 
     CLI_EXITED = "cli_exited"
     CLI_PROTOCOL = "cli_protocol"
-    FIRST_TOKEN_TIMEOUT = "first_token_timeout"
+    FIRST_TOKEN_TIMEOUT = "first_token_timeout"  # noqa: S105 - a token of text
     IDLE_TIMEOUT = "idle_timeout"
     TURN_TIMEOUT = "turn_timeout"
     INTERRUPTED = "interrupted"

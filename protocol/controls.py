@@ -87,12 +87,12 @@ class PermissionAnswer(Struct, frozen=True, forbid_unknown_fields=True, omit_def
     """A client's answer to ``can_use_tool``."""
 
     behavior: Literal["allow", "deny"]
-    updatedInput: dict[str, Any] | UnsetType = UNSET  # noqa: N815 - the SDK's own spelling
+    updatedInput: dict[str, Any] | UnsetType = UNSET
     message: Annotated[str, Meta(max_length=65536)] | UnsetType = UNSET
     interrupt: bool | UnsetType = UNSET
-    updatedPermissions: list[Raw] | UnsetType = UNSET  # noqa: N815
-    toolUseID: str | UnsetType = UNSET  # noqa: N815
-    decisionClassification: str | UnsetType = UNSET  # noqa: N815
+    updatedPermissions: list[Raw] | UnsetType = UNSET
+    toolUseID: str | UnsetType = UNSET
+    decisionClassification: str | UnsetType = UNSET
 
 
 class _Subtype(Struct, frozen=True):
@@ -106,9 +106,7 @@ _answer = msgspec.json.Decoder(PermissionAnswer)
 _update_kind = msgspec.json.Decoder(_UpdateKind)
 _add_rules = msgspec.json.Decoder(AddRules)
 
-KNOWN_CONTROLS = frozenset(
-    {"interrupt", "set_model", "set_permission_mode", "set_max_thinking_tokens", "mcp_status"}
-)
+KNOWN_CONTROLS = frozenset({"interrupt", "set_model", "set_permission_mode", "set_max_thinking_tokens", "mcp_status"})
 
 
 def mistake(error: Exception) -> str:

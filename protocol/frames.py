@@ -14,6 +14,7 @@ from protocol.options import SessionOptions
 
 PROTOCOL_VERSION = 1
 SUBPROTOCOL = "broker.v1"
+TRACEPARENT = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$(?!\n)"
 SESSION_ID = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$(?!\n)"
 
 MessageId = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$(?!\n)")]
@@ -71,7 +72,7 @@ class Hello(_Strict, frozen=True, tag="broker.hello"):
 
     protocol: int = PROTOCOL_VERSION
     auth: HelloAuth | None = None
-    traceparent: Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$(?!\n)")] | None = None
+    traceparent: Annotated[str, Meta(pattern=TRACEPARENT)] | None = None
     client: ClientInfo = ClientInfo()
     session: SessionRef = SessionRef()
     role: Role = "controller"
@@ -172,9 +173,7 @@ class End(_Strict, frozen=True, tag="broker.end"):
     """Stop the process, keep the conversation, close every client with 1000."""
 
 
-ClientFrame: TypeAlias = (
-    Hello | User | UserMessage | ControlRequest | ControlResponse | KeepAlive | Cancel | Ping | End
-)
+ClientFrame: TypeAlias = Hello | User | UserMessage | ControlRequest | ControlResponse | KeepAlive | Cancel | Ping | End
 
 UNSUPPORTED_FRAMES = frozenset({"broker.history", "broker.delete"})
 
@@ -359,11 +358,11 @@ class RequestResolved(_Reply, frozen=True, tag="broker.request_resolved"):
 class State(_Reply, frozen=True, tag="broker.state", omit_defaults=True):
     """What changed: the life of the session, or a successful control request."""
 
-    state: Literal["idle", "running", "restored", "stopped", "ended"] | UnsetType = UNSET
+    state: Literal["hibernated", "restored", "ended"] | UnsetType = UNSET
     reason: str | UnsetType = UNSET
-    model: str | None | UnsetType = UNSET
+    model: str | UnsetType | None = UNSET
     permission_mode: str | UnsetType = UNSET
-    max_thinking_tokens: int | None | UnsetType = UNSET
+    max_thinking_tokens: int | UnsetType | None = UNSET
     mcp_errors: dict[str, str] | UnsetType = UNSET
 
 

@@ -11,7 +11,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 NAME = r"^[A-Za-z0-9_-]{1,64}$(?!\n)"
 NO_CONTROL = r"^[^\x00-\x1f\x7f]*$(?!\n)"
 
-Model = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@\[\]-]{0,127}$(?!\n)", description="Alias or full name.")]
+MODEL = r"^[A-Za-z0-9][A-Za-z0-9._:/@\[\]-]{0,127}$(?!\n)"
+
+Model = Annotated[str, Meta(pattern=MODEL, description="Alias or full name.")]
 Secret = Annotated[str, Meta(min_length=1, max_length=16384, pattern=r"^[\x21-\x7e]+$(?!\n)")]
 Prompt = Annotated[str, Meta(min_length=1, max_length=262144, pattern=r"^[^\x00]*$(?!\n)")]
 Rule = Annotated[
@@ -62,7 +64,7 @@ class Agent(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     description: Annotated[str, Meta(min_length=1, max_length=4096)]
     prompt: Prompt
     tools: Rules | UnsetType = UNSET
-    disallowedTools: Rules | UnsetType = UNSET  # noqa: N815 - the SDK's own spelling
+    disallowedTools: Rules | UnsetType = UNSET
     model: Model | UnsetType = UNSET
 
 

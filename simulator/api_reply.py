@@ -31,6 +31,9 @@ _MESSAGES: Final = {
     529: "Overloaded",
 }
 _NOT_WRITTEN_BY_A_PERSON: Final = re.compile(r"\s*(<[a-z][a-z-]*>|\[Request interrupted by user)")
+_SENT_IN_MID_TURN: Final = re.compile(
+    r"The user sent a new message while you were working:\n(.*?)(?:\n\n(?:IMPORTANT: After|This is how)|\Z)", re.DOTALL
+)
 _PIECES_OF_INPUT: Final = 2
 _THOUGHTS: Final = ("Let me think", " about this", " for a moment.")
 
@@ -129,19 +132,24 @@ def read(messages: list[Any]) -> Conversation:
     texts: list[str] = []
     done = False
     for message in messages:
-        if not isinstance(message, dict) or message.get("role") != "user":
-            continue
-        for block in _blocks(message.get("content")):
+        role = message.get("role") if isinstance(message, dict) else None
+        for block in _blocks(message.get("content")) if role in ("user", "system") else ():
             if block.get("type") == "tool_result":
                 done = True
-            elif (text := block.get("text")) and isinstance(text, str) and _is_written(text):
+            elif (text := _written(role, block.get("text"))) is not None:
                 texts.append(text)
                 done = False
     return Conversation(tuple(texts), done)
 
 
-def _is_written(text: str) -> bool:
-    return OPENING in text or _NOT_WRITTEN_BY_A_PERSON.match(text) is None
+def _written(role: object, text: object) -> str | None:
+    """What a person wrote in this block, or None: a message sent in mid-turn comes inside one with the system role."""
+    if not isinstance(text, str) or not text:
+        return None
+    if role == "system":
+        folded = _SENT_IN_MID_TURN.match(text)
+        return folded.group(1) if folded else None
+    return text if OPENING in text or _NOT_WRITTEN_BY_A_PERSON.match(text) is None else None
 
 
 def _blocks(content: object) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ def clear(session: "Session", uuid: str) -> None:
     session.transcript.flush()
     session.transcript = Transcript(random_uuid(), session.cwd, session.version, persist=session.flags.persist)
     session.usage = Usage()
+    session.limits = ""
 
 
 def run(session: "Session", name: str, rest: str) -> str:

@@ -28,7 +28,14 @@ class Refused(Exception):
 
 
 def answer(session: "Session", request_id: str, request: Message) -> None:
-    """Carry out one control request and answer it."""
+    """Carry out one control request and answer it; a model, which takes a while, after the lines behind it."""
+    if request.get("subtype") == "set_model" and isinstance(request.get("model"), str):
+        session.deferred.append(lambda: _carry_out(session, request_id, request))
+    else:
+        _carry_out(session, request_id, request)
+
+
+def _carry_out(session: "Session", request_id: str, request: Message) -> None:
     subtype = request.get("subtype")
     repeated = subtype == "initialize" and session.is_initialized
     body: Message = {"subtype": "success", "request_id": request_id}

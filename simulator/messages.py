@@ -64,6 +64,11 @@ class Outcome(NamedTuple):
     first_token_ms: int | None = None
 
 
+def tail(session_id: str) -> Message:
+    """What nearly every message ends with."""
+    return {"uuid": new_uuid(), "session_id": session_id}
+
+
 def system(session_id: str, subtype: str, **fields: Any) -> Message:
     """A small ``system`` message."""
     return {"type": "system", "subtype": subtype, **fields, "uuid": new_uuid(), "session_id": session_id}

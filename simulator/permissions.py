@@ -45,7 +45,8 @@ def decide(tool: str, given: dict[str, Any], mode: str, rules: Rules, cwd: str) 
     """What happens to a tool call before anybody is asked."""
     if _is_matched(rules.deny, tool, given, every=False):
         what = f" with command {given.get('command')}" if tool == "Bash" else ""
-        return Decision("deny", "rule", f"Permission to use {tool}{what} has been denied.")
+        reason = "subcommandResults" if tool == "Bash" else "rule"
+        return Decision("deny", reason, f"Permission to use {tool}{what} has been denied.")
     if mode == "bypassPermissions":
         return Decision("allow", "mode")
     must_ask = _is_matched(rules.ask, tool, given, every=False)
@@ -74,11 +75,13 @@ def removed_tools(rules: tuple[str, ...]) -> set[str]:
 
 def suggestions(tool: str, given: dict[str, Any], cwd: str) -> list[dict[str, Any]]:
     """``permission_suggestions`` of a prompt."""
+    set_mode = {"type": "setMode", "mode": "acceptEdits", "destination": "session"}
     if tool != "Bash":
-        return [{"type": "setMode", "mode": "acceptEdits", "destination": "session"}]
+        return [set_mode]
     rules = [{"toolName": "Bash", "ruleContent": f"{command} *"} for command in commands(str(given.get("command", "")))]
     add = {"type": "addRules", "rules": rules, "behavior": "allow", "destination": "localSettings"}
-    return [add, {"type": "addDirectories", "directories": [cwd], "destination": "session"}]
+    add_directory = {"type": "addDirectories", "directories": [cwd], "destination": "session"}
+    return [add, add_directory, set_mode]
 
 
 def blocked_path(tool: str, given: dict[str, Any], cwd: str) -> str | None:

@@ -96,7 +96,13 @@ class Reply:
         if not self._wanted.thinking:
             return
         stream.open({"type": "thinking", "thinking": "", "signature": ""})
+        estimate = 0
         for text in thoughts():
+            step = len(text) // 4
+            estimate += step
+            marks = {"user_message_uuid": turn.uuids[-1]} if turn.uuids else {}
+            fields = {"estimated_tokens": estimate, "estimated_tokens_delta": step, **marks}
+            self._session.system("thinking_tokens", **fields)
             stream.delta("thinking_delta", "thinking", text)
             turn.mark_first_token()
             self._pace()

@@ -6,7 +6,7 @@ Owner: ``simulator.cli``.  Callers: ``simulator.controls``, ``simulator.turn``, 
 import json
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from simulator import messages
@@ -16,7 +16,7 @@ from simulator.faults import hang
 from simulator.flags import Flags
 from simulator.intake import Intake
 from simulator.messages import Message
-from simulator.output import Output
+from simulator.output import Output, encode
 from simulator.permissions import removed_tools
 from simulator.settings import Settings
 from simulator.transcript import Transcript, text_of
@@ -78,6 +78,10 @@ class Session:
         self.ignores_eof = faults.ignore_eof
         self.results = 0
         self.state = "idle"
+        self.limits = ""
+        """What was last told about the rate limit."""
+        self.deferred: list[Callable[[], None]] = []
+        """Answers that take longer than those to the lines behind them."""
         self._intake = intake
         self._tells_state = os.environ.get("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "") not in {"", "0", "false"}
         self._last_failed = False
@@ -105,16 +109,12 @@ class Session:
 
     def run(self) -> int:
         """Run turns until stdin ends or a signal comes; returns the exit code.  Raises ``Leave``."""
-        is_busy = False
+        is_fresh = True
         while not self.was_signalled:
             if self.queue:
                 # The first message of an idle process has a turn of its own; what queued up meanwhile shares the next.
-                batch = self._take(alone=not is_busy)
-                is_busy = True
-                run_turn(self, batch)
-            elif is_busy:
-                is_busy = False
-                self.set_state("idle")
+                run_turn(self, self._take(alone=is_fresh))
+                is_fresh = not self.queue
             elif self._intake.eof:
                 break
             else:
@@ -133,6 +133,8 @@ class Session:
         ready = self._intake.wait(seconds, also)
         while (line := self._intake.take()) is not None:
             self._dispatch(line)
+        while self.deferred:
+            self.deferred.pop(0)()
         if self.was_signalled and self.turn is not None:
             self.turn.is_stopped = True
         self.transcript.flush_if_due()
@@ -157,14 +159,35 @@ class Session:
             if self._tells_state:
                 self.system("session_state_changed", state=state)
 
+    def tell_limits(self, status: str) -> None:
+        """Tell a subscription (an OAuth token) how its rate limit stands, if that is news."""
+        credential = self.settings.credential()
+        if credential is not None and credential.kind == "oauth_token" and status != self.limits:
+            self.limits = status
+            info = {"status": status, "isUsingOverage": False}
+            self.send({"type": "rate_limit_event", "rate_limit_info": info, **messages.tail(self.session_id)})
+
     def finish_turn(self, result: Message, uuids: list[str], state: str) -> None:
-        """Say the ``result``, after the transcript is on disk, and what became of the turn's messages."""
+        """Say the ``result``, after the transcript is on disk, and what became of the turn's messages.
+
+        All in one write: whoever kills the process at the ``result`` still gets what belongs to it.
+        """
         self.transcript.flush()
         self.results += 1
         self._last_failed = bool(result["is_error"])
-        self.send(result)
-        for uuid in uuids:
-            self.lifecycle(uuid, state)
+        frames = [result, *(messages.lifecycle(self.session_id, uuid, state) for uuid in uuids)]
+        if not self.queue and not self.was_signalled:
+            self.state = "idle"
+            if self._tells_state:
+                frames.append(messages.system(self.session_id, "session_state_changed", state="idle"))
+        self.output.lines([encode(frame) for frame in frames])
+
+    def fold(self) -> list[UserMessage]:
+        """Take what came while a tool ran, for the running turn; commands wait for their own."""
+        folded = []
+        while self.queue and not self.queue[0].is_command:
+            folded.append(self.queue.popleft())
+        return folded
 
     def _take(self, *, alone: bool) -> list[UserMessage]:
         batch = [self.queue.popleft()]

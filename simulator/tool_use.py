@@ -42,6 +42,8 @@ class ToolUse:
         self._id: str = block["id"]
         self._name: str = block["name"]
         self._given: Message = block["input"]
+        self._was_asked = False
+        """A prompt is open."""
 
     def run(self) -> bool:
         """Decide, ask, run and tell; False if the turn must end.
@@ -55,14 +57,18 @@ class ToolUse:
         try:
             accepted = self._permit()
         except Denied as denied:
+            self._session.tell_limits("allowed")
             self._deny(denied)
             return not denied.stops_turn
+        self._session.tell_limits("allowed")
         result = tools.run(self._name, self._given, self._session.settings.tool_environment(), self._turn.listen)
         self._tell(result, [{"id": self._id, "permission_decision": {"decision": "accept", "source": accepted}}])
         return True
 
     def stop(self) -> None:
         """Tell that the user stopped the call, whether or not it had begun to run."""
+        if self._was_asked:
+            self._turn.denials.append(self._row())
         self._tell(ToolResult(_REJECTED, True, "User rejected tool use"), [self._rejected()])
 
     def _exists(self) -> bool:
@@ -93,8 +99,9 @@ class ToolUse:
         prompt = messages.can_use_tool(prompt_id, self._block, hints, path)
         session.set_state("requires_action")
         session.prompts[prompt_id] = prompt
-        turn.prompt_id = prompt_id
+        turn.prompt_id, self._was_asked = prompt_id, True
         session.send(prompt)
+        session.tell_limits("allowed")
         try:
             while prompt_id not in session.answers and not session.is_at_end:
                 turn.listen(None)
@@ -102,6 +109,7 @@ class ToolUse:
             turn.prompt_id = None
             session.prompts.pop(prompt_id, None)
             session.set_state("running")
+        self._was_asked = False
         return self._obey(session.answers.pop(prompt_id, None))
 
     def _obey(self, answer: Message | None) -> str:
@@ -132,14 +140,17 @@ class ToolUse:
                 self._session.settings.mode = update["mode"]
 
     def _deny(self, denied: Denied) -> None:
-        row = {"tool_name": self._name, "tool_use_id": self._id, "tool_input": self._given}
-        self._turn.denials.append(row)
+        self._turn.denials.append(self._row())
         if denied.stops_turn:
             self._tell(ToolResult(_REJECTED, True, "User rejected tool use"), [self._rejected()])
             return
         decision = {"decision": "reject", "source": denied.source}
         meta = {"id": self._id, "non_execution_kind": "permission-rule", "permission_decision": decision}
         self._tell(tools.failed(denied.text), [meta])
+
+    def _row(self) -> Message:
+        """What ``permission_denials`` says of the call."""
+        return {"tool_name": self._name, "tool_use_id": self._id, "tool_input": self._given}
 
     def _rejected(self) -> Message:
         return {"id": self._id, "non_execution_kind": "user-rejected"}

@@ -16,6 +16,7 @@ Listen = Callable[[float | None, Sequence[int]], list[int]]
 MAX_OUTPUT: Final = 30_000
 DEFAULT_TIMEOUT_S: Final = 120.0
 DRAIN_S: Final = 0.2
+_SILENT: Final = (["cp"], ["mkdir"], ["mv"], ["rm"], ["rmdir"], ["touch"])
 _READ: Final = 1 << 16
 _running: set[int] = set()
 
@@ -74,7 +75,8 @@ def _bash(given: dict[str, Any], environment: dict[str, str], listen: Listen) ->
         return failed(f"Command timed out after {seconds:g}s")
     if child.returncode:
         return failed("\n".join(part for part in (f"Exit code {child.returncode}", out, err) if part))
-    shown = {"stdout": out, "stderr": err, "interrupted": False, "isImage": False, "noOutputExpected": False}
+    is_silent = str(given.get("command", "")).split()[:1] in _SILENT
+    shown = {"stdout": out, "stderr": err, "interrupted": False, "isImage": False, "noOutputExpected": is_silent}
     text = "\n".join(part for part in (out, err) if part)
     return ToolResult(text or "(Bash completed with no output)", False, shown)
 

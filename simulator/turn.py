@@ -55,8 +55,8 @@ class Turn:
         self.api_s = 0.0
         self._batch = batch
         self._text = "\n".join(message.text for message in batch)
-        self._uuids = [message.uuid for message in batch if message.uuid]
-        self.unmarked = self._uuids
+        self.uuids = [message.uuid for message in batch if message.uuid]
+        self.unmarked = list(self.uuids)
         """The messages' uuids, until the turn's first assistant line has carried them."""
         self._began = time.monotonic()
         self._first_token_ms: int | None = None
@@ -64,7 +64,7 @@ class Turn:
     def run(self) -> None:
         """Say everything from ``started`` to ``result``."""
         self.session.usage.begin_turn()
-        for uuid in self._uuids:
+        for uuid in self.uuids:
             self.session.lifecycle(uuid, "started")
         may_command = self._batch[0].is_command and self.session.flags.slash_commands
         command = commands.split(self._text) if may_command else None
@@ -108,14 +108,14 @@ class Turn:
             outcome = outcome._replace(first_token_ms=self._first_token_ms)
         result = messages.result(
             session.session_id, outcome, session.usage, began=self._began, api_ms=self.api_s * 1000,
-            index=session.results, denials=self.denials, queued=len(session.queue), uuids=self._uuids,
+            index=session.results, denials=self.denials, queued=len(session.queue), uuids=self.uuids,
         )  # fmt: skip
-        session.finish_turn(result, self._uuids, "cancelled" if outcome.is_error else "completed")
+        session.finish_turn(result, self.uuids, "cancelled" if outcome.is_error else "completed")
 
     def _command(self, name: str, rest: str) -> Outcome:
         session, text = self.session, ""
         if name == "clear":
-            commands.clear(session, self._uuids[-1] if self._uuids else "")
+            commands.clear(session, self.uuids[-1] if self.uuids else "")
         self._init()
         if name != "clear":
             text = commands.run(session, name, rest)
@@ -128,7 +128,7 @@ class Turn:
         agents = [agent["name"] for agent in session.agents]
         init = messages.init(
             session.session_id, model=settings.model, mode=settings.mode, source=settings.api_key_source,
-            tools=session.tools, servers=servers, version=session.version, agents=agents, uuids=self._uuids,
+            tools=session.tools, servers=servers, version=session.version, agents=agents, uuids=self.uuids,
         )  # fmt: skip
         session.send(init)
         self.is_armed = True
@@ -151,10 +151,10 @@ class Turn:
 
     def _replies(self, earlier: int) -> Outcome:
         """The model's tool call, if one was asked for, and its last reply."""
-        turns = 1
+        session, turns = self.session, 1
         if self.directives.tool is not None:
             end = self._tool_round(self.directives.tool[0], directives.tool_input(self.directives.tool))
-            turns, limit = 2, self.session.flags.max_turns
+            turns, limit = 2, session.flags.max_turns
             if end is not None:
                 return end
             if limit is not None and turns > limit:
@@ -163,6 +163,7 @@ class Turn:
                     "error_max_turns", is_error=True, stop_reason="tool_use", terminal_reason="max_turns", turns=turns,
                     error=text,
                 )  # fmt: skip
+            self._fold()
             self._request()
         reply = Reply(self)
         try:
@@ -172,6 +173,7 @@ class Turn:
         except CutOff:
             reply.abandon(tells_delta=False)
             return self._refused(refusals.LOST)
+        session.tell_limits("allowed")
         return Outcome(text=text, turns=turns)
 
     def _tool_round(self, name: str, given: Message) -> Outcome | None:
@@ -187,16 +189,30 @@ class Turn:
         except Stopped:
             use.stop()
         self.tell([{"type": "text", "text": messages.INTERRUPTED_TOOL}])
-        return _ended("aborted_tools", "tool_use", counted=True)
+        return _ended("aborted_tools", "tool_use", turns=3, counted=True)
+
+    def _fold(self) -> None:
+        """Messages that came during the tool call join this turn: its one result is theirs, too."""
+        for message in self.session.fold():
+            self.session.lifecycle(message.uuid, "started")
+            entry = {"role": "user", "content": message.content}
+            self.session.transcript.user(entry, message.uuid, time.monotonic())
+            self.uuids += [message.uuid] if message.uuid else []
 
     def _request(self) -> None:
         """A request to the API goes out."""
-        fields = {"user_message_uuids": self._uuids} if self._uuids else {}
+        fields = {"user_message_uuids": self.uuids} if self.uuids else {}
         self.session.system("status", status="requesting", **fields)
 
     def _refused(self, refusal: Refusal) -> Outcome:
         session = self.session
-        line = messages.api_error(session.session_id, refusal, self._uuids)
+        if refusal.status == 401:
+            retry = {"attempt": 0, "max_retries": 0, "retry_delay_ms": 0, "error_status": 401, "error": refusal.kind}
+            session.system("api_retry", **retry)
+            session.system("api_retry", **retry)
+        elif refusal.status == 429:
+            session.tell_limits("rejected")
+        line = messages.api_error(session.session_id, refusal, self.uuids)
         session.transcript.assistant(line["message"], line["uuid"])
         session.send(line)
         return Outcome(
@@ -207,14 +223,14 @@ class Turn:
     def _interrupted(self, reply: Reply) -> Outcome:
         """An interrupt came while the model spoke, or before it did."""
         reply.abandon(tells_delta=True, text=messages.INTERRUPTED)
-        return _ended("aborted_streaming", None, counted=False)
+        return _ended("aborted_streaming", None, turns=2, counted=False)
 
 
-def _ended(why: str, stop_reason: str | None, *, counted: bool) -> Outcome:
+def _ended(why: str, stop_reason: str | None, *, turns: int, counted: bool) -> Outcome:
     """The outcome of a turn that was stopped."""
     reason = "null" if stop_reason is None else stop_reason
     text = f"[ede_diagnostic] result_type=user last_content_type=n/a stop_reason={reason}"
     return Outcome(
-        "error_during_execution", is_error=True, stop_reason=stop_reason, terminal_reason=why, turns=2, error=text,
+        "error_during_execution", is_error=True, stop_reason=stop_reason, terminal_reason=why, turns=turns, error=text,
         counted=counted,
     )  # fmt: skip

@@ -86,8 +86,7 @@ function turnFrame(turn) {
   return make(
     "article",
     { className: "turn", data: { id: turn.id ?? "" } },
-    make("h2", { className: "hidden" }),
-    make("div", { className: "question" }),
+    make("h2", { className: "question" }),
     make("div", { className: "reply" }),
     make("div", { className: "progress" }),
     make("div", { className: "problem" }),
@@ -96,9 +95,8 @@ function turnFrame(turn) {
 }
 
 function paintTurn(entry, turn, isOnline) {
-  const [heading, question, reply, progress, problem, meta] = entry.element.children;
+  const [question, reply, progress, problem, meta] = entry.element.children;
   entry.element.dataset.state = turn.state;
-  heading.textContent = turn.text === null ? "Reply" : `You: ${turn.text.slice(0, 80)}`;
   question.textContent = turn.text ?? "";
   question.hidden = turn.text === null;
   paintBlocks(entry.blocks, reply, turn);
@@ -128,7 +126,7 @@ function progressOf(turn, isOnline) {
   const isGrowing = last && !last.isFinal && last.type !== "tool";
   const retry = turn.retry && `The model's API failed; attempt ${turn.retry.attempt} of ${turn.retry.of}`;
   const dots = make("span", { className: "dots", "aria-hidden": "true" }, make("i"), make("i"), make("i"));
-  return isGrowing ? [] : retry ? [dots, words(retry)] : [dots, make("span", { className: "hidden", textContent: "Working" })];
+  return isGrowing ? [] : retry ? [dots, words(retry)] : [dots, make("span", { className: "unseen", textContent: "Working" })];
 }
 
 function problemOf(turn) {

@@ -188,6 +188,16 @@ def interrupt_with_message(stage: Stage) -> None:
 
 
 @situation
+def interrupt_with_later_message(stage: Stage) -> None:
+    """The same burst in a process that has had a turn before."""
+    process = stage.start()
+    process.write(user("hello [[sim tokens=3]]"))
+    process.wait_result()
+    process.write(user("again [[sim tokens=3 ttft_ms=300]]"), process.control("interrupt"))
+    stage.note(text=said(process.wait_result(2)), code=process.finish())
+
+
+@situation
 def interrupt_at_init(stage: Stage) -> None:
     """An interrupt at the turn's ``system/init`` ends it before the first token; the next turn works."""
     process = stage.start()
@@ -406,6 +416,31 @@ def two_messages(stage: Stage) -> None:
     process.write(user("second [[sim tokens=3]]"))
     texts = [said(process.wait_result(1)), said(process.wait_result(2))]
     stage.note(texts=[text[:5] for text in texts], code=process.finish())
+
+
+@situation
+def three_messages(stage: Stage) -> None:
+    """Two messages that wait behind a turn share the next one."""
+    process = stage.start()
+    process.write(user("first [[sim tokens=20 itl_ms=20]]"))
+    process.wait(is_delta)
+    process.write(user("second [[sim tokens=3]]"), user("third [[sim tokens=4]]"))
+    process.wait_result(2)
+    code = process.finish()
+    stage.note(results=[said(frame) for frame in process.frames if frame["type"] == "result"], code=code)
+
+
+@situation
+def message_during_a_tool(stage: Stage) -> None:
+    """A message that comes while a tool waits for its permission is folded into the running turn, or has its own."""
+    process = stage.start()
+    process.write(user(f"work {TOUCH}"))
+    prompt = process.wait(is_permission_prompt)
+    process.write(user("second [[sim tokens=3]]"))
+    process.write(permit(prompt, behavior="allow", updatedInput=prompt["request"]["input"]))
+    process.wait_result()
+    code = process.finish()
+    stage.note(results=[said(frame) for frame in process.frames if frame["type"] == "result"], code=code)
 
 
 @situation

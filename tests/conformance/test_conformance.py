@@ -50,10 +50,12 @@ def test_no_frame_of_the_simulator_can_be_missing(recordings: Recordings, known:
     """Leaving out any one frame that the simulator sent, or all frames of one kind, makes the comparison complain."""
     for ours, older, newer in words(recordings, situation):
         for index, frame in enumerate(ours.frames):
-            kept = Words(Spoken(ours.frames[:index] + ours.frames[index + 1 :], ours.code))
-            assert compare(kept, older, newer, known), f"nobody misses frame {index}: {frame}"
+            if index == open_end(ours):
+                continue
+            assert compare(ours.without({index}), older, newer, known), f"nobody misses frame {index}: {frame}"
         for kind in ours.by_kind:
-            assert compare(ours.without_kind(kind), older, newer, known), f"nobody misses {kind}"
+            indices = {index for index, shape in enumerate(ours.shapes) if shape.kind == kind}
+            assert compare(ours.without(indices), older, newer, known), f"nobody misses {kind}"
 
 
 def test_no_required_key_of_the_simulator_can_be_missing(recordings: Recordings, known: Pool) -> None:
@@ -119,6 +121,14 @@ def test_a_new_token_replaces_a_refused_one(recordings: Recordings, version: str
     tokens = [request["credential"] for request in posts(recordings.runs["unauthorized", version])]
     assert set(tokens[:-1]) == {BAD_TOKEN}
     assert tokens[-1] == TOKEN
+
+
+def open_end(ours: Words) -> int | None:
+    """The last delta of a reply that broke off without saying how far it had come: one less is just as right."""
+    kinds = [shape.kind for shape in ours.shapes]
+    if "assistant/text" in kinds or "stream_event/content_block_delta/text_delta" not in kinds:
+        return None
+    return len(kinds) - 1 - kinds[::-1].index("stream_event/content_block_delta/text_delta")
 
 
 def posts(run: Run) -> list[dict[str, Any]]:

@@ -14,6 +14,9 @@ from tests.kit.broker import ROOT
 from tests.kit.client import connected
 from tests.waiting import eventually
 
+CALL = r'mcp__acme__add:{\"a\": 4200, \"b\": 42}'
+"""A call of the server's tool, as the stand-in's model makes it."""
+
 pytestmark = [pytest.mark.real_cli, pytest.mark.timeout(120)]
 
 
@@ -38,9 +41,12 @@ async def test_a_tenants_mcp_server_is_bound_late_and_is_its_own(version: str, t
             config = {"policy": {"mcp_url_prefixes": [url]}}
             async with real_broker(tmp_path, version, api, config) as broker:
                 good = {"acme": {"type": "http", "url": url, "headers": {"Authorization": "Bearer mcp-secret"}}}
-                async with connected(broker.url, hello={"options": options("a", mcp_servers=good)}) as client:
-                    end = await client.turn("first [[sim tokens=2]]", within_s=60)
+                own = options("a", mcp_servers=good, allowed_tools=["mcp__acme"])
+                async with connected(broker.url, hello={"options": own}) as client:
+                    end = await client.turn(f'first [[sim tokens=2 tool="{CALL}"]]', within_s=60)
                     assert not end["is_error"]
+                    results = [f["message"]["content"] for f in client.frames if f["type"] == "user"]
+                    assert "4242" in str(results), "the tool ran without a prompt, and its result came back"
                     status = {"type": "control_request", "request_id": "s1", "request": {"subtype": "mcp_status"}}
                     await client.send(status)
                     reply = await client.until_type("control_response")
@@ -53,5 +59,5 @@ async def test_a_tenants_mcp_server_is_bound_late_and_is_its_own(version: str, t
                     assert not end["is_error"]
                     told = [f["mcp_errors"] for f in client.frames if f.get("mcp_errors")]
                     assert [list(errors) for errors in told] == [["acme"]]
-        offered = {r["credential"]: any("mcp__acme" in str(tool) for tool in r["tools"]) for r in posts(api)}
-        assert offered == {"a": True, "b": False}
+        calls = {r["credential"]: "mcp__acme" in str(r["messages"]) + str(r["tools"]) for r in posts(api)}
+        assert calls == {"a": True, "b": False}

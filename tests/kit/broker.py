@@ -101,6 +101,12 @@ class Broker:
         rows = [json.loads(line) for line in lines]
         return [row for row in rows if direction is None or row["dir"] == direction]
 
+    @property
+    def cpu_s(self) -> float:
+        """Processor time of the broker itself, its children not included; seconds."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def descendants(self) -> list[Process]:
         """Every process below the broker, itself not included."""
         table = process_table()

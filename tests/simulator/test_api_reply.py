@@ -102,6 +102,14 @@ def test_a_new_message_behind_a_tool_result_is_a_new_request(client: Client) -> 
     assert client.post(body("", stream=True, messages=messages)).events[1]["content_block"]["type"] == "tool_use"
 
 
+def test_a_message_sent_in_mid_turn_is_found(client: Client) -> None:
+    """The CLI folds a message that comes in mid-turn into one with the system role: it is read as the user's."""
+    result = {"type": "tool_result", "tool_use_id": "t", "content": "done"}
+    folded = "The user sent a new message while you were working:\nnew [[sim tokens=2]]\n\nThis is how it comes."
+    messages = [{"role": "user", "content": [result]}, {"role": "system", "content": folded}]
+    assert client.post(body("", stream=True, messages=messages)).text == "new0 new1 "
+
+
 def test_thinking_comes_first_and_is_signed(client: Client) -> None:
     """A thinking block precedes the text, with thinking deltas and one signature delta."""
     events = client.stream("[[sim tokens=1 thinking]]").events
