@@ -169,7 +169,7 @@ class Exchange:
         self.prompts.add(Prompt(request.request_id, numbered, bytes(request.request.input), deadline))
 
     def answer(self, frame: ControlResponse, reader: Reader) -> None:
-        """A client's answer to a permission prompt; the first wins.  Raises ``ClientError``, and the prompt waits on."""
+        """A client's answer to a permission prompt; the first wins.  Raises ``ClientError``: the prompt waits on."""
         body = frame.response
         prompt = self.prompts.find(body.request_id)
         if body.subtype == "error":

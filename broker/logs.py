@@ -138,11 +138,10 @@ def _short(filename: str) -> str:
 def redact(_logger: object, _method: str, event: Event) -> Event:
     """Hide values by key, clean and bound every text.  The names ``event``, ``level``, ``timestamp`` stay first."""
     exception = event.pop("exception", None)
-    safe = _safe_items(event, 0)
-    first: dict[str, Any] = {key: safe.pop(key) for key in ("timestamp", "level", "event") if key in safe}
-    if exception is not None:
-        safe["exception"] = exception
-    return {**first, **safe}
+    # Taken out first: a line with too many fields loses the last of them, never its own name.
+    first: dict[str, Any] = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
+    safe = _safe_items(first, 0) | _safe_items(event, 0)
+    return safe if exception is None else safe | {"exception": exception}
 
 
 def _safe_items(items: Mapping[Any, Any], depth: int) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def _environment(pid: int) -> list[bytes]:
 async def _reap(pids: list[int]) -> None:
     for pid in pids:
         with anyio.move_on_after(SWEEP_DEADLINE_S):
-            while not _is_reaped(pid):
+            while not _is_reaped(pid):  # noqa: ASYNC110 - nothing tells of a foreign child's death
                 await anyio.sleep(0.002)
 
 

@@ -27,6 +27,7 @@ from protocol.frames import GoAway, SessionRef
 log = structlog.get_logger(__name__)
 
 SWEEP_EVERY_S = 1.0
+DRAIN_LOOK_S = 0.02
 
 
 @dataclass(slots=True, eq=False)
@@ -128,8 +129,9 @@ class Registry:
             entry.session.fail_queued(FailureReason.CANCELLED, "the broker is stopping")
             for reader in entry.session.readers:
                 reader.send(GoAway("draining", 1000))
-        while time.monotonic() < deadline and any(e.session.turns.current for e in self._entries.values()):
-            await anyio.sleep(0.02)
+        entries = self._entries.values()
+        while time.monotonic() < deadline and any(e.session.turns.current for e in entries):  # noqa: ASYNC110 - rare
+            await anyio.sleep(DRAIN_LOOK_S)
         for entry in self._entries.values():
             entry.session.fail_turn(FailureReason.DRAINING, "stop.drain_timeout_s is over")
             for reader in list(entry.session.readers):

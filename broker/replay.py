@@ -22,7 +22,10 @@ class Resume:
 class ReplayLog:
     """Frames ``tail + 1 .. head``.  The newest frame is always kept, whatever its size.
 
-    ``max_frames`` and ``max_bytes`` hold always; ``expire`` (after the configured seconds without a reader) empties it.
+    ``max_frames`` and ``max_bytes`` hold after each ``trim``, which the session calls once the readers have been offered
+    what is new: a client that keeps up never loses a frame, however many came at once.  The last frame that alone is
+    larger than ``max_bytes`` does not count, or it would push out what slow clients have yet to read before and after
+    it.  ``expire`` (after the configured seconds without a reader) empties the log.
     """
 
     def __init__(self, epoch: str, max_frames: int, max_bytes: int) -> None:
@@ -32,6 +35,8 @@ class ReplayLog:
         self._frames: list[bytes] = []
         self._first = 0  # index in _frames of the oldest kept frame: trimming is amortised
         self._bytes = 0
+        self._exempt = 0  # the seq of the last frame that alone is larger than max_bytes
+        self._exempt_bytes = 0  # its size while it is kept
         self.head = 0
         self._expired_to = 0
 
@@ -46,18 +51,23 @@ class ReplayLog:
         return self._bytes
 
     def append(self, frame: bytes) -> int:
-        """Add a frame that was made for ``head + 1`` and return that seq."""
+        """Add a frame that was made for ``head + 1`` and return that seq.  ``trim`` follows."""
         self.head += 1
         self._frames.append(frame)
         self._bytes += len(frame)
-        if self._bytes > self._max_bytes or len(self._frames) - self._first > self._max_frames:
-            self._trim()
+        if len(frame) > self._max_bytes:
+            self._exempt, self._exempt_bytes = self.head, len(frame)
         return self.head
 
-    def _trim(self) -> None:
+    def trim(self) -> None:
+        """Forget the oldest frames beyond the bounds."""
         first, frames = self._first, self._frames
-        while len(frames) - first > 1 and (self._bytes > self._max_bytes or len(frames) - first > self._max_frames):
+        while len(frames) - first > 1 and (
+            self._bytes - self._exempt_bytes > self._max_bytes or len(frames) - first > self._max_frames
+        ):
             self._bytes -= len(frames[first])
+            if self.head - (len(frames) - first) + 1 == self._exempt:
+                self._exempt_bytes = 0
             frames[first] = b""
             first += 1
         self._first = first
@@ -69,7 +79,7 @@ class ReplayLog:
         """Forget every frame; ``head`` and ``epoch`` stay, so that a late resume is told what it lost."""
         self._frames.clear()
         self._first = 0
-        self._bytes = 0
+        self._bytes = self._exempt_bytes = 0
         self._expired_to = self.head
 
     def read(self, after: int, max_bytes: int, upto: int | None = None) -> tuple[list[bytes], int]:

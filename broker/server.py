@@ -98,7 +98,7 @@ class Server:
 
     async def wait_empty(self) -> None:
         """Until every socket is gone; the caller sets the deadline."""
-        while self._connections:
+        while self._connections:  # noqa: ASYNC110 - at the end, once
             await anyio.sleep(0.01)
 
     # -- before the upgrade ----------------------------------------------------------------------------------------

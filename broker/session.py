@@ -1,7 +1,7 @@
 """One conversation: what clients send becomes turns, what the CLI says becomes numbered frames; it outlives sockets.
 
 All methods are synchronous and run on the event loop's thread; what must wait (lease, bind, deadlines) is done by
-``broker.tenure``, the session's task.  Callers: ``broker.connection`` (submit, control, answer, ...), ``broker.tenure``,
+``broker.tenure``, the session's task.  Callers: ``broker.connection`` (submit, control, answer), ``broker.tenure``,
 ``broker.registry``, and ``broker.process`` (``on_lines``, with the batch of lines that one read returned).
 Over 300 lines because it is the frame path's middle: splitting it would make a frame cross a fifth file.
 """
@@ -92,6 +92,7 @@ class Session:
         """Let every attached connection go on from its cursor."""
         for reader in tuple(self.readers):
             reader.wake()
+        self.log.trim()
 
     # -- messages --------------------------------------------------------------------------------------------------
 

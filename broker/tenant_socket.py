@@ -1,6 +1,6 @@
 """A server-side WebSocket connection whose outbound side is bounded.
 
-Callers: ``broker.server`` hands the class to ``websockets`` as ``create_connection``; ``broker.connection`` writes to it.
+Callers: ``broker.server`` hands the class to ``websockets`` as ``create_connection``; ``broker.connection`` writes.
 The library alone never drops a peer that stops reading (its pings and its ``close()`` wait for the same full buffer)
 and answers pings without limit.  So: the low-water mark is zero, whoever writes waits until all is gone, and a buffer
 that grows past its bound while data *arrives* cuts the connection.

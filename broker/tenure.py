@@ -350,7 +350,7 @@ class Tenure:
             times = session.wake_times()
             if session.is_gated:
                 times.append(self._gate_until)
-            if not session.readers:
+            if not session.readers and session.turns.is_idle:
                 times.append(self.detached_at + self._config.session.detach_timeout_s)
             await self._sleep(times)
         log.warning("session.process_died", session=session.key[2], returncode=lease.process.returncode,

@@ -111,7 +111,7 @@ def init(session_id: str, *, model: str, mode: str, source: str, tools: list[str
         "additional_directories": [],
         **_FAST_MODE,
         "view_mode": "default",
-        **_marks(uuids, one=False),
+        **({"user_message_uuids": uuids} if uuids else {}),
     }
 
 
@@ -184,8 +184,8 @@ def user(session_id: str, content: Any, **extra: Any) -> Message:
 
 
 def result(session_id: str, outcome: Outcome, usage: Usage, *, began: float, api_ms: float, index: int,
-           denials: list[Message], queued: int, uuids: list[str]) -> Message:  # fmt: skip
-    """The one ``result`` of a turn."""
+           denials: list[Message], queued: int, uuids: list[str], last: str | None) -> Message:  # fmt: skip
+    """The one ``result`` of a turn.  ``last``: the last of the messages that began it; others may have joined later."""
     message: Message = {
         "duration_api_ms": round(api_ms),
         "stop_reason": outcome.stop_reason,
@@ -213,7 +213,7 @@ def result(session_id: str, outcome: Outcome, usage: Usage, *, began: float, api
         first = outcome.first_token_ms
         message |= {"ttft_stream_ms": first, "time_to_request_ms": 0, "first_content_frame_ms": first}
     message |= {
-        **_marks(uuids),
+        **_marks(uuids, last),
         "queued_turn_count": queued,
         "result_index": index,
         "model_usage_since_last_result": usage.since_last(),
@@ -294,8 +294,6 @@ def _ending(outcome: Outcome) -> Message:
     return ending
 
 
-def _marks(uuids: list[str], *, one: bool = True) -> Message:
-    """Which user messages this belongs to: their uuids, and in most messages the last one alone too."""
-    if not uuids:
-        return {}
-    return {"user_message_uuid": uuids[-1], "user_message_uuids": uuids} if one else {"user_message_uuids": uuids}
+def _marks(uuids: list[str], last: str | None = None) -> Message:
+    """Which user messages this belongs to: one uuid (the last, if not told otherwise) and all of them."""
+    return {"user_message_uuid": last or uuids[-1], "user_message_uuids": uuids} if uuids else {}

@@ -56,6 +56,8 @@ class Turn:
         self._batch = batch
         self._text = "\n".join(message.text for message in batch)
         self.uuids = [message.uuid for message in batch if message.uuid]
+        self._own_uuids = list(self.uuids)
+        """Those that began the turn; ``uuids`` grows by the messages that join it."""
         self.unmarked = list(self.uuids)
         """The messages' uuids, until the turn's first assistant line has carried them."""
         self._began = time.monotonic()
@@ -109,8 +111,11 @@ class Turn:
         result = messages.result(
             session.session_id, outcome, session.usage, began=self._began, api_ms=self.api_s * 1000,
             index=session.results, denials=self.denials, queued=len(session.queue), uuids=self.uuids,
+            last=self._own_uuids[-1] if self._own_uuids else None,
         )  # fmt: skip
-        session.finish_turn(result, self.uuids, "cancelled" if outcome.is_error else "completed")
+        for uuid in self.uuids[len(self._own_uuids) :]:
+            session.lifecycle(uuid, "completed")
+        session.finish_turn(result, self._own_uuids, "cancelled" if outcome.is_error else "completed")
 
     def _command(self, name: str, rest: str) -> Outcome:
         session, text = self.session, ""
@@ -134,11 +139,8 @@ class Turn:
         self.is_armed = True
 
     def _converse(self) -> Outcome:
-        session, problem = self.session, None
-        try:
-            self.directives = directives.parse(self._text, session.turn_defaults)
-        except DirectiveError as error:
-            problem = str(error)
+        session = self.session
+        problem = self._read_directives()
         faults.in_turn(self.directives, session.output)
         session.ignores_eof = session.ignores_eof or self.directives.ignore_eof
         earlier = session.transcript.earlier
@@ -148,6 +150,14 @@ class Turn:
         self._request()
         refusal = refusals.find(session.settings, self.directives, problem)
         return self._refused(refusal) if refusal else self._replies(earlier)
+
+    def _read_directives(self) -> str | None:
+        """Read what the user's text asks for; what is wrong with it, if it cannot be read."""
+        try:
+            self.directives = directives.parse(self._text, self.session.turn_defaults)
+        except DirectiveError as error:
+            return str(error)
+        return None
 
     def _replies(self, earlier: int) -> Outcome:
         """The model's tool call, if one was asked for, and its last reply."""
@@ -163,7 +173,7 @@ class Turn:
                     "error_max_turns", is_error=True, stop_reason="tool_use", terminal_reason="max_turns", turns=turns,
                     error=text,
                 )  # fmt: skip
-            self._fold()
+            earlier = self._fold(earlier)
             self._request()
         reply = Reply(self)
         try:
@@ -191,13 +201,22 @@ class Turn:
         self.tell([{"type": "text", "text": messages.INTERRUPTED_TOOL}])
         return _ended("aborted_tools", "tool_use", turns=3, counted=True)
 
-    def _fold(self) -> None:
-        """Messages that came during the tool call join this turn: its one result is theirs, too."""
-        for message in self.session.fold():
+    def _fold(self, earlier: int) -> int:
+        """Messages that came during the tool call join this turn, whose reply and one result are then theirs, too.
+
+        Returns how many messages the user said before the one that is answered.
+        """
+        folded = self.session.fold()
+        if folded:
+            earlier = self.session.transcript.earlier
+            self._text = folded[0].text
+            self._read_directives()
+        for message in folded:
             self.session.lifecycle(message.uuid, "started")
             entry = {"role": "user", "content": message.content}
             self.session.transcript.user(entry, message.uuid, time.monotonic())
             self.uuids += [message.uuid] if message.uuid else []
+        return earlier
 
     def _request(self) -> None:
         """A request to the API goes out."""

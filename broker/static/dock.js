@@ -149,7 +149,7 @@ export class Dock {
     }
     // Never under the fingers of somebody who is typing: an Enter must not become an answer.
     const isTyping = document.activeElement === this.#message && this.#message.value !== "";
-    if (prompt && !isTyping && !$("settings").open) $("prompt-title").focus();
+    if (prompt && !isTyping && !$("settings").open) $("prompt").focus();
     else if (!prompt && hadFocus) this.focus();
   }
 

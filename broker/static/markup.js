@@ -8,7 +8,7 @@
 const FENCE = /^ {0,3}(```+|~~~+)\s*([\w+#.-]*)/;
 const HEADING = /^(#{1,6})\s+(.*)$/;
 const ITEM = /^\s*(?:[-*+]|(\d{1,9})[.)])\s+(.*)$/;
-const INLINE = /(`+)(.+?)\1|\*\*(?=\S)(.+?)\*\*|(https?:\/\/[^\s<>"'`)\]]*[^\s<>"'`)\].,;:!?])/g;
+const INLINE = /(`+)(.+?)\1|\*\*(?=\S)(.+?)\*\*|(?<![\w*])\*(?=[^\s*])([^*\n]*[^\s*])\*(?![\w*])|(https?:\/\/[^\s<>"'`)\]]*[^\s<>"'`)\].,;:!?])/g;
 
 /** Split a text into `{kind, text, ...}`; the last one may still grow.  kind: text | heading | list | code. */
 export function segments(text) {
@@ -44,7 +44,7 @@ export function segments(text) {
   return found;
 }
 
-const HAS_MARKS = /`|\*\*|https?:/;
+const HAS_MARKS = /[`*]|https?:/;
 const signature = (segment) => `${segment.kind}|${segment.level ?? segment.first ?? segment.language ?? ""}|${segment.lines.join("\n")}`;
 
 /** An element with properties (`data` and `aria-*` too) and children; null children are left out. */
@@ -109,7 +109,7 @@ function inline(parent, text) {
   return parent;
 }
 
-function mark([, tick, literal, strong, url]) {
+function mark([, tick, literal, strong, emphasis, url]) {
   if (url) return make("a", { href: url, target: "_blank", rel: "noopener noreferrer nofollow", textContent: url });
-  return make(tick ? "code" : "strong", { textContent: tick ? literal : strong });
+  return make(tick ? "code" : strong ? "strong" : "em", { textContent: literal ?? strong ?? emphasis });
 }

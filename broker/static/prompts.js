@@ -9,6 +9,7 @@ function newPrompt({ request_id: id, request }) {
   return {
     id, tool: String(request.display_name || request.tool_name), input: request.input ?? {}, answer: null,
     about: String(request.description || request.decision_reason || ""), path: String(request.blocked_path || ""),
+    toolUseId: request.tool_use_id ?? null,
   };
 }
 

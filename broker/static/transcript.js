@@ -16,6 +16,7 @@ const STARTS = new Map([
   ["attached", "This conversation had a process already."],
 ]);
 const LONG_PREVIEW = 96;
+const LONG_WAIT_MS = 100; // a time in the queue that is worth a word
 
 export const duration = (ms) => (ms < 1_000 ? `${Math.round(ms)} ms` : `${(ms / 1_000).toFixed(ms < 9_950 ? 1 : 0)} s`);
 
@@ -35,7 +36,7 @@ export function inputText(input) {
 
 export class Transcript {
   #root;
-  #painted = new Map(); // key of an item -> {element, rev, isOnline, blocks}
+  #painted = new Map(); // key of an item -> {element, rev, isOnline, waitsFor, blocks}
 
   constructor(root) {
     this.#root = root;
@@ -43,6 +44,8 @@ export class Transcript {
 
   paint(view, isOnline) {
     const keys = new Set();
+    const asked = new Set(view.prompts.filter((prompt) => !prompt.answer).map((prompt) => prompt.toolUseId));
+    const waitsFor = [...asked].join();
     let previous = null;
     for (const item of view.items) {
       keys.add(item.key);
@@ -51,9 +54,9 @@ export class Transcript {
       if (entry.element !== wanted) this.#root.insertBefore(entry.element, wanted);
       previous = entry.element;
       const isWaiting = item.kind === "turn" && !isSettled(item);
-      if (entry.rev === item.rev && (!isWaiting || entry.isOnline === isOnline)) continue;
-      Object.assign(entry, { rev: item.rev, isOnline });
-      if (item.kind === "turn") paintTurn(entry, item, isOnline);
+      if (entry.rev === item.rev && (!isWaiting || (entry.isOnline === isOnline && entry.waitsFor === waitsFor))) continue;
+      Object.assign(entry, { rev: item.rev, isOnline, waitsFor });
+      if (item.kind === "turn") paintTurn(entry, item, isOnline, asked);
       else paintNotice(entry.element, item);
     }
     for (const [key, entry] of this.#painted) {
@@ -94,14 +97,14 @@ function turnFrame(turn) {
   );
 }
 
-function paintTurn(entry, turn, isOnline) {
+function paintTurn(entry, turn, isOnline, asked) {
   const [question, reply, progress, problem, meta] = entry.element.children;
   entry.element.dataset.state = turn.state;
   question.textContent = turn.text ?? "";
   question.hidden = turn.text === null;
-  paintBlocks(entry.blocks, reply, turn);
+  paintBlocks(entry.blocks, reply, turn, asked);
   reply.hidden = turn.blocks.length === 0;
-  replace(progress, progressOf(turn, isOnline));
+  replace(progress, progressOf(turn, isOnline, asked));
   replace(problem, problemOf(turn));
   replace(meta, metaOf(turn));
 }
@@ -114,7 +117,7 @@ function replace(parent, children) {
 const button = (text, action) => make("button", { type: "button", className: "quiet", textContent: text, data: { action } });
 
 /** What stands below a turn that has not ended. */
-function progressOf(turn, isOnline) {
+function progressOf(turn, isOnline, asked) {
   const words = (text) => make("span", { textContent: text });
   if (turn.state === "sending") return [words(isOnline ? "Sending" : "Will be sent when the connection is back")];
   if (turn.state === "queued") {
@@ -126,7 +129,7 @@ function progressOf(turn, isOnline) {
   const isGrowing = last && !last.isFinal && last.type !== "tool";
   const retry = turn.retry && `The model's API failed; attempt ${turn.retry.attempt} of ${turn.retry.of}`;
   const dots = make("span", { className: "dots", "aria-hidden": "true" }, make("i"), make("i"), make("i"));
-  return isGrowing ? [] : retry ? [dots, words(retry)] : [dots, make("span", { className: "unseen", textContent: "Working" })];
+  return isGrowing || asked.has(last?.id ?? "") ? [] : retry ? [dots, words(retry)] : [dots, make("span", { className: "unseen", textContent: "Working" })];
 }
 
 function problemOf(turn) {
@@ -134,12 +137,18 @@ function problemOf(turn) {
   const error = turn.error;
   if (!error) return [];
   if (error.code === "cancelled" && error.applied === "no") return [make("p", { textContent: "Withdrawn." }), reuse(turn)];
-  const effects = { unknown: " It may have had effects.", yes: " What it did until then stays done." }[error.applied] ?? "";
+  const effects = { unknown: "It may have had effects.", yes: "What it did until then stays done." }[error.applied];
   return [
     make("p", { className: "problem-title" }, make("strong", { textContent: title(error.code) }), make("code", { textContent: error.code })),
-    make("p", { textContent: `${error.message}${effects}`.trim() }),
+    make("p", { textContent: sentences(error.message, effects) }),
     make("p", { className: "actions" }, reuse(turn), /auth|credential/.test(error.code) ? button("Settings", "settings") : null),
   ];
+}
+
+/** One after the other, each with an end and a beginning that look like it. */
+function sentences(...texts) {
+  const whole = texts.filter((text) => text?.trim()).map((text) => text.trim().replace(/^[a-z]/, (letter) => letter.toUpperCase()));
+  return whole.map((text) => (/[.!?…]$/.test(text) ? text : `${text}.`)).join(" ");
 }
 
 const reuse = (turn) => (turn.text ? button("Edit and send again", "reuse") : "");
@@ -149,6 +158,7 @@ function metaOf(turn) {
   const parts = [];
   if (turn.start) parts.push(make("span", { className: "start", textContent: turn.start, title: STARTS.get(turn.start) ?? "", data: { start: turn.start } }));
   if (turn.ttftMs !== null) parts.push(make("span", { className: "ttft", textContent: `first token ${duration(turn.ttftMs)}` }));
+  if (turn.queueMs > LONG_WAIT_MS) parts.push(make("span", { textContent: `${duration(turn.queueMs)} in the queue` }));
   if (turn.durationMs !== null) parts.push(make("span", { textContent: `${duration(turn.durationMs)} in all` }));
   if (turn.outputTokens) parts.push(make("span", { textContent: `${turn.outputTokens} tokens` }));
   if (turn.isStopped) parts.push(make("span", { className: "stopped", textContent: "stopped" }));
@@ -157,14 +167,15 @@ function metaOf(turn) {
 
 // -- blocks -------------------------------------------------------------------------------------------------------------
 
-function paintBlocks(painted, reply, turn) {
+function paintBlocks(painted, reply, turn, asked) {
   const isOver = isSettled(turn);
   for (const block of turn.blocks) {
-    const entry = painted.get(block.key) ?? { element: reply.appendChild(blockFrame(block)), rev: -1, isOver: false };
+    const entry = painted.get(block.key) ?? { element: reply.appendChild(blockFrame(block)), rev: -1, mood: "" };
+    const mood = isOver ? "over" : asked.has(block.id) ? "asks" : "";
     painted.set(block.key, entry);
-    if (entry.rev === block.rev && entry.isOver === isOver) continue;
-    Object.assign(entry, { rev: block.rev, isOver });
-    PAINTERS[block.type](entry.element, block, isOver);
+    if (entry.rev === block.rev && entry.mood === mood) continue;
+    Object.assign(entry, { rev: block.rev, mood });
+    PAINTERS[block.type](entry.element, block, mood);
   }
 }
 
@@ -179,15 +190,15 @@ function blockFrame({ type }) {
 const PAINTERS = {
   text: (element, block) => paintText(element, block.text),
   lost: (element, block) => (element.textContent = lostText(block)),
-  thinking(element, block, isOver) {
+  thinking(element, block, mood) {
     const [summary, body] = element.children;
-    const isDone = block.isFinal || isOver;
+    const isDone = block.isFinal || mood === "over";
     summary.firstChild.textContent = isDone ? "Thought" : "Thinking";
     body.textContent = block.text;
     if (isDone && !element.dataset.done) element.open = false; // folded once; whoever opens it again keeps it open
     if (isDone) element.dataset.done = "true";
   },
-  tool(element, block, isOver) {
+  tool(element, block, mood) {
     const [summary, input, result] = element.children;
     const [name, line, state] = summary.children;
     name.textContent = block.name;
@@ -195,7 +206,8 @@ const PAINTERS = {
     input.textContent = block.input ? inputText(block.input) : block.text;
     result.hidden = block.result === null;
     result.textContent = block.result || "(no output)";
-    const how = block.result !== null ? (block.isError ? "failed" : "done") : isOver ? "not run" : "running";
+    const open = { over: "not run", asks: "waits for you" }[mood] ?? "running";
+    const how = block.result === null ? open : block.isError ? "failed" : "done";
     element.dataset.state = how;
     state.textContent = how;
   },

@@ -69,7 +69,7 @@ export function refuse(view, turn, error) {
 function newTurn(id, text, state) {
   return {
     kind: "turn", key: id ?? "", id, text, state, rev: 0, by: null, blocks: [], ahead: 0, messageId: null,
-    start: null, ttftMs: null, durationMs: null, outputTokens: null, isStopped: false, error: null, errorText: null,
+    start: null, ttftMs: null, queueMs: 0, durationMs: null, outputTokens: null, isStopped: false, error: null, errorText: null,
     retry: null,
   };
 }
@@ -194,9 +194,9 @@ function onCompleted(view, frame) {
   const turn = frame.id === null ? (view.current?.id === null ? view.current : null) : find(view, frame.id);
   if (!turn) return;
   const hasFailed = frame.is_error && !frame.stopped;
-  const error = hasFailed ? { code: frame.error ?? frame.subtype, message: turn.errorText ?? "", applied: "yes" } : null;
+  const error = hasFailed ? { code: frame.error ?? frame.subtype, message: turn.errorText ?? "", applied: null } : null;
   settle(view, turn, hasFailed ? "failed" : "done", {
-    error, isStopped: frame.stopped, ttftMs: frame.ttft_ms, durationMs: frame.duration_ms,
+    error, isStopped: frame.stopped, ttftMs: frame.ttft_ms, queueMs: frame.queue_ms, durationMs: frame.duration_ms,
     outputTokens: frame.usage?.output_tokens ?? null, start: turn.start ?? view.start,
   });
 }
@@ -254,7 +254,7 @@ function onSystem(view, frame) {
 function onState(view, frame) {
   if ("model" in frame) view.model = frame.model;
   if (frame.state === "restored") {
-    view.start = "restored";
+    Object.assign(view, { start: "restored", readyMs: null, missReason: null });
     const isLost = frame.reason === "resume_lost";
     if (isLost) note(view, "lost", "A new process was started, and it does not remember what was said before.");
   }

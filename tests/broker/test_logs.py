@@ -233,6 +233,17 @@ def test_long_values_are_cut() -> None:
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
+
+
+def test_too_many_fields_leave_the_event() -> None:
+    """A line with a hundred fields keeps its time, level, event, exception and 32 of the fields."""
+    stream = capture()
+    LOG.error("busy", exc_info=ValueError("why"), **{f"f{number}": number for number in range(100)})
+    line = stream.only()
+    assert (line["event"], line["level"], line["exception"][0]["message"]) == ("busy", "error", "why")
+    assert len(line) == 4 + 32
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.binary() | ANY_TEXT,
     lambda inner: st.lists(inner) | st.dictionaries(ANY_TEXT | st.integers(), inner) | st.tuples(inner),

@@ -85,6 +85,13 @@ def permit(prompt: Frame, **decision: Any) -> Frame:
     return {"type": "control_response", "response": answer}
 
 
+def await_prompt(process: Process) -> Frame:
+    """The permission prompt, once the reply that asked for the tool is over: answering earlier would be a race."""
+    prompt = process.wait(is_permission_prompt)
+    process.wait(lambda frame: frame.get("event", {}).get("type") == "message_stop")
+    return prompt
+
+
 def said(result: Frame) -> str:
     return str(result.get("result", ""))
 
@@ -136,7 +143,7 @@ def tool_allowed_by_prompt(stage: Stage) -> None:
     """An allowed tool call runs and the model goes on with its result."""
     process = stage.start()
     process.write(user(f"work {TOUCH}"))
-    prompt = process.wait(is_permission_prompt)
+    prompt = await_prompt(process)
     process.write(permit(prompt, behavior="allow", updatedInput=prompt["request"]["input"]))
     process.wait_result()
     stage.note(touched=stage.touched, code=process.finish())
@@ -147,7 +154,7 @@ def tool_denied_by_prompt(stage: Stage) -> None:
     """A denied tool call does not run; the model is told and goes on."""
     process = stage.start()
     process.write(user(f"work {TOUCH}"))
-    process.write(permit(process.wait(is_permission_prompt), behavior="deny", message="not today"))
+    process.write(permit(await_prompt(process), behavior="deny", message="not today"))
     denials = process.wait_result()["permission_denials"]
     stage.note(touched=stage.touched, denied=[denial["tool_name"] for denial in denials], code=process.finish())
 
@@ -157,7 +164,7 @@ def tool_denied_with_interrupt(stage: Stage) -> None:
     """A denial that also interrupts ends the turn; the next one works."""
     process = stage.start()
     process.write(user(f"work {TOUCH}"))
-    process.write(permit(process.wait(is_permission_prompt), behavior="deny", message="stop", interrupt=True))
+    process.write(permit(await_prompt(process), behavior="deny", message="stop", interrupt=True))
     process.wait_result()
     process.write(user("next [[sim tokens=3]]"))
     stage.note(touched=stage.touched, text=said(process.wait_result(2)), code=process.finish())
@@ -226,7 +233,7 @@ def interrupt_at_prompt(stage: Stage) -> None:
     """An interrupt while a permission prompt is open withdraws the prompt and ends the turn."""
     process = stage.start()
     process.write(user(f"work {TOUCH}"))
-    process.wait(is_permission_prompt)
+    await_prompt(process)
     process.ask("interrupt")
     process.wait_result()
     process.write(user("next [[sim tokens=3]]"))
@@ -411,7 +418,7 @@ def sigterm_mid_turn(stage: Stage) -> None:
 def two_messages(stage: Stage) -> None:
     """A message that comes in the middle of a turn waits and then has a turn of its own."""
     process = stage.start()
-    process.write(user("first [[sim tokens=20 itl_ms=20]]"))
+    process.write(user("first [[sim tokens=30 itl_ms=20]]"))
     process.wait(is_delta)
     process.write(user("second [[sim tokens=3]]"))
     texts = [said(process.wait_result(1)), said(process.wait_result(2))]
@@ -422,7 +429,7 @@ def two_messages(stage: Stage) -> None:
 def three_messages(stage: Stage) -> None:
     """Two messages that wait behind a turn share the next one."""
     process = stage.start()
-    process.write(user("first [[sim tokens=20 itl_ms=20]]"))
+    process.write(user("first [[sim tokens=30 itl_ms=20]]"))
     process.wait(is_delta)
     process.write(user("second [[sim tokens=3]]"), user("third [[sim tokens=4]]"))
     process.wait_result(2)
@@ -432,15 +439,15 @@ def three_messages(stage: Stage) -> None:
 
 @situation
 def message_during_a_tool(stage: Stage) -> None:
-    """A message that comes while a tool waits for its permission is folded into the running turn, or has its own."""
+    """A message that comes while a tool waits for its permission is folded into the running turn: one result."""
     process = stage.start()
     process.write(user(f"work {TOUCH}"))
-    prompt = process.wait(is_permission_prompt)
+    prompt = await_prompt(process)
     process.write(user("second [[sim tokens=3]]"))
     process.write(permit(prompt, behavior="allow", updatedInput=prompt["request"]["input"]))
     process.wait_result()
     code = process.finish()
-    stage.note(results=[said(frame) for frame in process.frames if frame["type"] == "result"], code=code)
+    stage.note(results=len([frame for frame in process.frames if frame["type"] == "result"]), code=code)
 
 
 @situation

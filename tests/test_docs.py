@@ -1,0 +1,47 @@
+"""The documentation says what the program does."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker import slots, turns
+from protocol.codes import CloseCode, ErrorCode, FailureReason, UpstreamError
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def table(transitions: Mapping[tuple[Any, Any], StrEnum]) -> str:
+    """A state machine's table as it stands in the documentation."""
+    events = list(dict.fromkeys(event for _, event in transitions))
+    rows = [["state", *(event.value for event in events)]]
+    for state in dict.fromkeys(state for state, _ in transitions):
+        found = (transitions.get((state, event)) for event in events)
+        rows.append([state.value, *("-" if to is None else to.value for to in found)])
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+@pytest.mark.parametrize("module", [slots, turns])
+def test_the_printed_state_tables_are_the_programs_own(module: Any) -> None:
+    """docs/architecture.md holds each machine's table, line by line."""
+    assert table(module.TRANSITIONS) in (DOCS / "architecture.md").read_text()
+
+
+@pytest.mark.parametrize("alphabet", [CloseCode, ErrorCode, FailureReason, UpstreamError])
+def test_every_code_is_documented(alphabet: Any) -> None:
+    """Each name that can appear on the wire is in docs/protocol.md."""
+    text = (DOCS / "protocol.md").read_text()
+    names = [code.label if isinstance(code, CloseCode) else code.value for code in alphabet]
+    assert [name for name in names if name not in text and name != "bad_utf8"] == []
+
+
+def test_every_decision_is_in_the_index() -> None:
+    """docs/adr/README.md lists each file once, and no other."""
+    index = (DOCS / "adr" / "README.md").read_text()
+    files = sorted(path.name for path in (DOCS / "adr").glob("0*.md"))
+    assert files
+    assert all(index.count(f"({name})") == 1 for name in files)
+    assert index.count("(0") == len(files)
