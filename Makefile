@@ -12,7 +12,7 @@ PACKAGES := $(wildcard broker protocol simulator bench tests)
 REAL_CLI := $(wildcard tests/real_cli/install tests/real_cli/package-lock.json tests/real_cli/requirements.txt)
 
 # command:package - what the tests need beside Python, by the names of Debian. The only list of its kind.
-TOOLS := chromium:chromium ip:iproute2 unshare:util-linux setpriv:util-linux npm:npm
+TOOLS := chromium:chromium promtool:prometheus ip:iproute2 unshare:util-linux setpriv:util-linux npm:npm
 
 help:
 	@echo "make run        the broker with the simulated CLI on http://$(LISTEN)/"
@@ -85,8 +85,9 @@ define create-venv
 endef
 
 # True if $(1) could be installed: on Debian, as root, without a question.
+# RUNLEVEL=1: a package that brings a daemon (prometheus) is installed and not started.
 define apt-install
-	{ [ -f /etc/debian_version ] && [ "$$(id -u)" = 0 ] && export DEBIAN_FRONTEND=noninteractive \
+	{ [ -f /etc/debian_version ] && [ "$$(id -u)" = 0 ] && export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
 	  && echo "installing $(1) ..." \
 	  && { apt-get install -qq -y --no-install-recommends $(1) </dev/null >/dev/null 2>&1 \
 	       || { apt-get update -qq </dev/null >/dev/null && apt-get install -qq -y --no-install-recommends $(1) </dev/null >/dev/null; }; }; }

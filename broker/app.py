@@ -6,19 +6,16 @@ Order of ending: no new sockets, turns end or the deadline comes, sessions, chil
 
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
 import msgspec
 import structlog
-from websockets.asyncio.server import Server as WebSocketServer
-from websockets.asyncio.server import ServerConnection, serve
-from websockets.http11 import Request, Response
 
 from broker import __version__
+from broker.admin import admin_port
 from broker.auth import Authenticator
-from broker.config import Config, endpoint
+from broker.config import Config
 from broker.http import AdminSite, PublicSite
 from broker.launcher import Launcher, find_cli
 from broker.metrics import Metrics
@@ -70,11 +67,11 @@ class App:
     async def run(self, port_file: Path | None) -> None:
         """Serve until SIGTERM or SIGINT; a second one skips the waiting.  Raises ``OSError`` when a port is taken."""
         become_subreaper()
-        async with self._admin_port() as admin_port:
+        async with admin_port(self._admin, self.config.admin.listen) as admin:
             port = await self.server.open()
             if port_file is not None:
-                _write_ports(port_file, port, admin_port)
-            log.info("broker.listening", version=__version__, listen=port, admin=admin_port,
+                _write_ports(port_file, port, admin)
+            log.info("broker.listening", version=__version__, listen=port, admin=admin,
                      cli=self.pool_.cli_version, simulated=self.pool_.is_simulated)  # fmt: skip
             async with anyio.create_task_group() as ports:
                 ports.start_soon(self.server.run)
@@ -112,22 +109,6 @@ class App:
                 await self.server.wait_empty()
             group.cancel_scope.cancel()
 
-    @asynccontextmanager
-    async def _admin_port(self) -> AsyncIterator[int]:
-        host, port = endpoint(self.config.admin.listen)
-        server: WebSocketServer = await serve(
-            _no_websocket, host, port, process_request=self._answer_admin, server_header=None, open_timeout=10
-        )
-        real_port: int = next(iter(server.sockets)).getsockname()[1]
-        self._admin.listening_on(real_port)
-        try:
-            yield real_port
-        finally:
-            server.close()
-
-    def _answer_admin(self, connection: ServerConnection, request: Request) -> Response:
-        return self._admin.respond(request)
-
 
 CLOSE_BOUND_S = 5.0
 """For closing handshakes after a drain; what is left is aborted."""
@@ -136,10 +117,6 @@ CLOSE_BOUND_S = 5.0
 async def run(config: Config, cli: str, port_file: Path | None) -> None:
     """Run a broker to its end; see ``App``."""
     await App(config, cli).run(port_file)
-
-
-async def _no_websocket(connection: ServerConnection) -> None:
-    """Never called: the admin port answers every request before an upgrade."""
 
 
 def _write_ports(path: Path, listen: int, admin: int) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import anyio
 import structlog
-from msgspec import UNSET
 from websockets.exceptions import ConnectionClosed
 
 from broker import policy
@@ -146,7 +145,8 @@ class Connection:
         policy.check_supported(hello)
         policy.check_options(hello.options, identity.policy)
         self.instance = hello.client.instance
-        self._check_credentials(hello, identity)
+        has_own = self._pool.is_simulated or bool(self._config.cli.env)
+        policy.check_credentials(hello, identity.policy, is_needed=not has_own)
         entry, is_new = self._registry.open(hello.session, identity, subject)
         self._registry.replace(entry.session, self)
         ignored = entry.tenure.take_options(hello.options, identity.credentials, self)
@@ -160,21 +160,7 @@ class Connection:
         if self.identity is None:
             self.identity = self._auth.authenticate(auth.token if auth is not None else None)
             self.on_identified()
-        identity = self.identity
-        named = auth.subject if auth is not None else None
-        if identity.subject == "*":
-            return identity, named or "*"
-        if named is not None and named != identity.subject:
-            raise ConnectionRefused(CloseCode.NOT_ALLOWED, "the token speaks for another subject")
-        return identity, identity.subject
-
-    def _check_credentials(self, hello: Hello, identity: Identity) -> None:
-        """A real CLI needs somebody's credential, and hello is where it comes from."""
-        if self._pool.is_simulated or identity.policy.credentials == "server" or self._config.cli.env:
-            return
-        if hello.options.credentials is UNSET and hello.session.mode == "new":
-            message = "options.credentials is needed: oauth_token, api_key or auth_token"
-            raise ClientError(ErrorCode.CREDENTIALS_REQUIRED, message, close=CloseCode.BIND_FAILED)
+        return self.identity, policy.subject(self.identity.subject, auth.subject if auth is not None else None)
 
     def _attach(self, entry: Entry, hello: Hello, received_at: float, ignored: list[str], *, is_attached: bool) -> None:
         """Welcome and attach in one breath: no frame can slip between."""

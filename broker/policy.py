@@ -13,7 +13,7 @@ from msgspec import UNSET
 from broker.config import Policy
 from protocol.codes import CloseCode, ErrorCode
 from protocol.controls import AddRules
-from protocol.errors import ClientError
+from protocol.errors import ClientError, ConnectionRefused
 from protocol.frames import Content, Hello, TextBlock
 from protocol.options import SessionOptions
 
@@ -43,6 +43,26 @@ def check_supported(hello: Hello) -> None:
             raise ClientError(
                 ErrorCode.BAD_OPTIONS, f"{what}: not supported by this version", close=CloseCode.BAD_FRAME
             )
+
+
+def subject(entitled: str, named: str | None) -> str:
+    """Whom a connection speaks for: a token of ``*`` lets hello name the subject, another one does not."""
+    if entitled == "*":
+        return named or "*"
+    if named is not None and named != entitled:
+        raise ConnectionRefused(CloseCode.NOT_ALLOWED, "the token speaks for another subject")
+    return entitled
+
+
+def check_credentials(hello: Hello, policy: Policy, *, is_needed: bool) -> None:
+    """A real CLI needs somebody's credential, and hello is where a client's comes from.
+
+    ``is_needed``: neither the CLI nor the operator's environment brings one.
+    """
+    is_missing = hello.options.credentials is UNSET and hello.session.mode == "new"
+    if is_needed and is_missing and policy.credentials == "client":
+        message = "options.credentials is needed: oauth_token, api_key or auth_token"
+        raise ClientError(ErrorCode.CREDENTIALS_REQUIRED, message, close=CloseCode.BIND_FAILED)
 
 
 def check_options(options: SessionOptions, policy: Policy) -> None:

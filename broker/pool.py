@@ -79,7 +79,7 @@ class Pool:
         self.profiles = config.pool.profiles
         self._slots = Slots(
             {name: Target(profile.warm, profile.max, profile.reserve) for name, profile in self.profiles.items()},
-            max_processes=config.pool.max_processes,
+            max_processes=config.pool.process_limit,
             max_waiting=config.pool.max_waiting,
             spawn_concurrency=config.pool.spawn_concurrency,
         )
@@ -173,7 +173,7 @@ class Pool:
     @property
     def is_full(self) -> bool:
         """``max_processes`` are there: whoever waits, waits for somebody to leave."""
-        return len(list(self._slots)) >= self._config.max_processes
+        return len(list(self._slots)) >= self._config.process_limit
 
     @property
     def is_ready(self) -> bool:

@@ -6,23 +6,21 @@ ownership of a process.  Callers: ``broker.connection`` waits in ``wait_ready``.
 
 import time
 import uuid
-from collections.abc import Callable
 
 import anyio
 import msgspec
 import structlog
 from msgspec import UNSET
 
-from broker.binding import burst, mcp_errors
+from broker.bind import Bind
 from broker.config import Config
 from broker.errors import BrokerError, ProcessError
 from broker.exchange import Reader
 from broker.pool import Again, Lease, Pool
 from broker.session import Session
-from protocol.cli import Answer
 from protocol.codes import CloseCode, ErrorCode, FailureReason
 from protocol.errors import ClientError
-from protocol.frames import Error, State, Waiting
+from protocol.frames import State, Waiting
 from protocol.lines import Line
 from protocol.options import Credentials, SessionOptions
 
@@ -60,12 +58,9 @@ class Tenure:
         self._again: Again | None = None
         self.arriving: list[Reader] = []
         """Connections that wait for this session's process; it is given up when the last one leaves."""
-        self._gate_until = 0.0
         self._completed_at_crash = -1
-        self._changed: frozenset[str] = frozenset()
-        self._changed_by: Reader | None = None
         self._position = 0
-        session.lines_before_turn = self._rebind_lines
+        self._bind = Bind(session, config.pool.mcp_bind_timeout_s, self.wake)
         self.detached_at = time.monotonic()
         self._has_crashed = False
         self._ends = False
@@ -100,23 +95,8 @@ class Tenure:
         if options.permission_timeout_s is not UNSET:
             exchange.permission_timeout_s = options.permission_timeout_s
         if changed and self.lease is not None:
-            self._changed |= changed
-            self._changed_by = reader
-            if self.session.turns.current is None:
-                self.session.write(self._rebind_lines())
+            self._bind.change(changed, reader)
         return ignored
-
-    def _rebind_lines(self) -> bytes:
-        """What a live process has to be told of the options that changed; a refusal goes to who changed them."""
-        changed, self._changed = self._changed, frozenset()
-        if not changed or self.lease is None:
-            return b""
-        steps = burst(self.session.exchange.bound, "", is_changed_only=changed)
-        for step in steps:
-            if step.request_id is not None:
-                self.session.exchange.expect(step.request_id, _tell_refusal(step.option, self._changed_by))
-        self.session.check_key_source()
-        return b"".join(step.line for step in steps)
 
     def attach(self, reader: Reader) -> None:
         """The connection reads from now on."""
@@ -244,13 +224,12 @@ class Tenure:
         session.attach_process(lease.process, lease.profile, lease.start.value, lease.launch.session_id)
         try:
             with anyio.fail_after(self._config.pool.bind_timeout_s):
-                await self._bind(lease)
+                await self._bind_process(lease)
             lease.keep_directory = True
             self.lease = lease
             self._again = Again(lease.launch.directory, session.cli_session_id)
-            self._changed = frozenset()
             if was_restored:
-                is_lost = began_over or (session.turns.completed > 0 and not lease.found_transcript)
+                is_lost = session.turns.has_written and (began_over or not lease.found_transcript)
                 session.publish(State(state="restored", reason="resume_lost" if is_lost else "resumed"))
             self._settle()
             session.start_next()
@@ -282,54 +261,13 @@ class Tenure:
         for newcomer in self.arriving:
             newcomer.send(Waiting(position, "pool_full" if self._pool.is_full else "pool_empty"))
 
-    # -- binding --
-
-    async def _bind(self, lease: Lease) -> None:
-        """Write the whole burst at once and wait for the answers that guard safety; MCP servers gate only the first
-        user line.  Raises ``ClientError(bind_failed)`` naming the option, ``ProcessError`` when the process dies."""
-        session = self.session
-        steps = burst(session.exchange.bound, self._pool.profiles[lease.profile].model)
-        gates = {step.request_id: step for step in steps if step.request_id is not None and step.gates_welcome}
-        refused: list[ClientError] = []
-
-        def on_answer(answer: Answer) -> None:
-            step = gates.pop(answer.request_id)
-            if answer.error is not None:
-                refused.append(ClientError(ErrorCode.BIND_FAILED, f"{step.option}: {answer.error[:256]}",
-                                           close=CloseCode.BIND_FAILED))  # fmt: skip
-            self.wake()
-
-        for request_id in gates:
-            session.exchange.expect(request_id, on_answer)
-        for step in steps:
-            if step.request_id is not None and not step.gates_welcome:
-                self._gate(step.request_id)
-        lease.process.write(b"".join(step.line for step in steps))
-        while gates and not refused:
+    async def _bind_process(self, lease: Lease) -> None:
+        """Bind and wait for the answers.  Raises ``ClientError(bind_failed)``, ``ProcessError`` when it dies."""
+        self._bind.write(lease.process, self._pool.profiles[lease.profile].model)
+        while not self._bind.is_complete():
             if lease.process.exited.is_set():
                 raise ProcessError(FailureReason.CLI_EXITED, f"{_death(lease.process.returncode)} while binding")
             await self._sleep([])
-        if refused:
-            raise refused[0]
-
-    def _gate(self, request_id: str) -> None:
-        """Hold user lines back until the MCP servers are bound, or ``pool.mcp_bind_timeout_s`` is over."""
-        session = self.session
-        session.is_gated = True
-        self._gate_until = time.monotonic() + self._config.pool.mcp_bind_timeout_s
-
-        def on_answer(answer: Answer) -> None:
-            errors = {"*": answer.error[:256]} if answer.error is not None else mcp_errors(answer.response)
-            if errors:
-                session.publish(State(mcp_errors=errors))
-            self._open_gate()
-
-        session.exchange.expect(request_id, on_answer)
-
-    def _open_gate(self) -> None:
-        if self.session.is_gated:
-            self.session.is_gated = False
-            self.session.start_next()
 
     # -- living --
 
@@ -339,17 +277,13 @@ class Tenure:
         while not lease.process.exited.is_set():
             now = time.monotonic()
             session.tick(now)
-            if session.is_gated and now >= self._gate_until:
-                session.publish(State(mcp_errors={"*": "not connected within pool.mcp_bind_timeout_s"}))
-                self._open_gate()
+            self._bind.tick(now)
             if self._ends or (self.is_draining and session.turns.current is None):
                 return
             if self._is_deserted(now):
                 session.publish(State(state="hibernated"))
                 return
-            times = session.wake_times()
-            if session.is_gated:
-                times.append(self._gate_until)
+            times = session.wake_times() + self._bind.wake_times
             if not session.readers and session.turns.is_idle:
                 times.append(self.detached_at + self._config.session.detach_timeout_s)
             await self._sleep(times)
@@ -389,14 +323,6 @@ def _told(error: Exception) -> BrokerError | ClientError:
         return BrokerError(ErrorCode.BIND_FAILED, "pool.bind_timeout_s is over", close=CloseCode.BIND_FAILED)
     text = error.detail if isinstance(error, ProcessError) else "the process could not be started"
     return BrokerError(ErrorCode.POOL_UNAVAILABLE, text, close=CloseCode.POOL_UNAVAILABLE, retry_after_ms=1000)
-
-
-def _tell_refusal(option: str, reader: Reader | None) -> Callable[[Answer], None]:
-    def on_answer(answer: Answer) -> None:
-        if answer.error is not None and reader is not None:
-            reader.send(Error(ErrorCode.BIND_FAILED, f"{option}: {answer.error[:256]}"))
-
-    return on_answer
 
 
 def _death(returncode: int | None) -> str:

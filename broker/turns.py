@@ -125,6 +125,8 @@ class Turns:
         self.current: Turn | None = None
         self._cost_usd = 0.0
         self.completed = 0
+        self.has_written = False
+        """A CLI was told something that it could remember."""
 
     @property
     def queued_ids(self) -> list[str]:
@@ -162,6 +164,7 @@ class Turns:
         self.current = turn = self._queue.popleft()
         turn.advance(TurnEvent.WRITE)
         turn.written_at = turn.last_frame_at = now
+        self.has_written = True
         return turn
 
     def cancel(self, message_id: str) -> TurnFailed:

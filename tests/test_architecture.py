@@ -22,7 +22,7 @@ BANNED_NAMES: Final = re.compile(r"(Manager|Handler|Helper|Util|Utils|Service|Co
 
 # Of foreign modules, who in `broker` knows them.
 KNOWN_BY: Final = {
-    "websockets": {"server", "connection", "http", "tenant_socket", "chat"},  # chat: a client in a terminal
+    "websockets": {"server", "admin", "connection", "http", "tenant_socket", "chat"},  # chat: a client in a terminal
     "prometheus_client": {"metrics"},
     "ctypes": {"process", "launcher", "orphans"},
     "signal": {"process", "launcher", "orphans", "app", "chat"},  # app: SIGTERM begins the drain

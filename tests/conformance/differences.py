@@ -41,9 +41,7 @@ FOLLOWS_NEWER: Final[dict[str, str]] = {
     "result/success/is_error: terminal_reason": "2.1.197 says completed of a turn that failed at the API",
     "+ system/api_retry": "2.1.329 tries a refused OAuth token again, even with retries off, and says so",
     "+ system/background_tasks_changed": "2.1.329 follows a second initialize with the list of background tasks",
-    "- user/text": _INTERRUPT,
-    "- result/error_during_execution/is_error": _INTERRUPT,
-    "order in interrupt_with_later_message": _INTERRUPT,
+    "order in interrupt_with_message": _INTERRUPT,
 }
 """``+ kind`` only in 2.1.329, ``- kind`` only in 2.1.197, ``kind: path`` another value, ``order in SITUATION``: why.
 

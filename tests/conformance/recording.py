@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple
 
 from simulator.messages_api import MessagesApi
 from tests.conformance.driver import Frame, Missing
-from tests.conformance.situations import SITUATIONS, Stage
+from tests.conformance.situations import SITUATIONS
+from tests.conformance.stage import Stage
 from tests.real_cli import ROOT, available
 
 SIMULATOR: Final = "simulator"

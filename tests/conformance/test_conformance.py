@@ -13,7 +13,8 @@ from tests.conformance.comparison import Pool, Words, compare, compare_runs, poo
 from tests.conformance.differences import FOLLOWS_NEWER, OPTIONAL, RACING
 from tests.conformance.driver import Frame
 from tests.conformance.recording import SIMULATOR, Recordings, Run, Spoken
-from tests.conformance.situations import BAD_TOKEN, SITUATIONS, TOKEN
+from tests.conformance.situations import SITUATIONS
+from tests.conformance.stage import BAD_TOKEN, TOKEN
 from tests.real_cli import VERSIONS
 
 # The first test that asks waits for the whole recording: about 40 s, more beside other tests.

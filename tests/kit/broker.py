@@ -116,8 +116,12 @@ class Broker:
         """Send a signal and wait for the exit code."""
         if self.returncode is None:
             self.popen.send_signal(number)
-            await eventually(lambda: self.popen.poll() is not None, within_s)
-            self.returncode = self.popen.returncode
+        return await self.ended(within_s)
+
+    async def ended(self, within_s: float = STOP_DEADLINE_S) -> int:
+        """Wait for the exit code of a broker that was told to end."""
+        await eventually(lambda: self.popen.poll() is not None, within_s)
+        self.returncode = self.popen.returncode
         assert self.returncode is not None
         return self.returncode
 
@@ -189,7 +193,9 @@ def _opened(broker: Broker, ports: Path) -> bool:
 
 
 def _end(broker: Broker) -> None:
-    if broker.popen.poll() is not None:
+    code = broker.popen.poll()
+    if code is not None:
+        assert broker.returncode == code, f"the broker ended by itself with {code}: {broker.log_text()[-4000:]}"
         return
     broker.popen.send_signal(signal.SIGTERM)
     try:

@@ -73,7 +73,7 @@ def test_a_hello_of_defaults() -> None:
     assert hello.options.given() == {}
 
 
-ID = {"min": "a", "max": "a" * 64, "punctuation": "!~{}", "uuid": "0b4e2f6a-0000-4000-8000-000000000000"}
+ID = ["a", "a" * 64, "!~{}", "0b4e2f6a-0000-4000-8000-000000000000"]
 BAD_ID = ["", "a" * 65, "a b", "a\n", "\na", "a\x00", "a\x7f", "é", " "]
 SESSION_ID = ["a", "A" * 128, "user1-conv-123", "0.:_-"]
 BAD_SESSION_ID = ["", "a" * 129, "-a", ".a", "../x", "a/b", "a\n", "a b", "é", "a\x00", "--resume=x"]
@@ -88,10 +88,10 @@ def hello(**fields: Any) -> dict[str, Any]:
     return {"type": "broker.hello", **fields}
 
 
-GOOD = [
-    *({"type": "user_message", "id": value, "content": ""} for value in ID.values()),
-    *({"type": "user", "uuid": value, "message": {"content": ""}} for value in ID.values()),
-    *({"type": "broker.cancel", "id": value} for value in ID.values()),
+GOOD: list[dict[str, Any]] = [
+    *({"type": "user_message", "id": value, "content": ""} for value in ID),
+    *({"type": "user", "uuid": value, "message": {"content": ""}} for value in ID),
+    *({"type": "broker.cancel", "id": value} for value in ID),
     *(hello(session={"id": value}) for value in SESSION_ID),
     *({"type": "control_request", "request_id": value, "request": {}} for value in REQUEST_ID),
     *(hello(client={name: value}) for name in ("name", "version", "instance") for value in TEXT),
@@ -105,7 +105,7 @@ GOOD = [
     *({"type": "broker.ping", "t": value} for value in (None, 0, -1.5, 2**70)),
     {"type": "control_response", "response": {"subtype": "error", "request_id": "r", "error": "e" * 4096}},
 ]
-BAD = [
+BAD: list[dict[str, Any]] = [
     *({"type": "user_message", "id": value, "content": ""} for value in BAD_ID),
     *({"type": "user", "uuid": value, "message": {"content": ""}} for value in BAD_ID),
     *({"type": "broker.cancel", "id": value} for value in BAD_ID),
@@ -141,17 +141,21 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("frame", GOOD, ids=lambda frame: str(frame)[:60])
-def test_a_value_at_its_bound_is_accepted(frame: dict[str, Any]) -> None:
+def is_accepted(frame: dict[str, Any]) -> bool:
+    try:
+        return tag(type(decode_client(encode(frame)))) == str(frame["type"])
+    except ClientError:
+        return False
+
+
+def test_a_value_at_its_bound_is_accepted() -> None:
     """The longest, shortest and oddest values that the protocol allows are decoded."""
-    assert tag(type(decode_client(encode(frame)))) == frame["type"]
+    assert [frame for frame in GOOD if not is_accepted(frame)] == []
 
 
-@pytest.mark.parametrize("frame", BAD, ids=lambda frame: str(frame)[:60])
-def test_a_value_beyond_its_bound_is_refused(frame: dict[str, Any]) -> None:
+def test_a_value_beyond_its_bound_is_refused() -> None:
     """One more, a control character, a newline at the end, a wrong type: a ``ClientError`` and nothing else."""
-    with pytest.raises(ClientError):
-        decode_client(encode(frame))
+    assert [frame for frame in BAD if is_accepted(frame)] == []
 
 
 def test_the_two_user_frames_mean_the_same() -> None:

@@ -29,11 +29,11 @@ def refusal(options: Any) -> ClientError:
 
 
 def agent(**fields: Any) -> dict[str, Any]:
-    return {"agents": {"reviewer": {"description": "d", "prompt": "p", **fields}}}
+    return {"reviewer": PLAIN_AGENT | fields}
 
 
 def server(**fields: Any) -> dict[str, Any]:
-    return {"mcp_servers": {"acme": {"type": "http", "url": URL, **fields}}}
+    return {"acme": {"type": "http", "url": URL, **fields}}
 
 
 def rules(count: int) -> list[str]:
@@ -41,102 +41,102 @@ def rules(count: int) -> list[str]:
 
 
 SECRETS = ("oauth_token", "api_key", "auth_token")
-MODELS = ["sonnet", "claude-sonnet-5-5", "a" * 128, "opus[1m]", "us.anthropic/claude:v1@x"]
+PLAIN_AGENT = {"description": "d", "prompt": "p"}
+PROMPTS = ["x", "é" * 262144, "a\nb\n\x1b"]
+NOT_PROMPTS = ["", "a" * 262145, "a\x00", "\x00", "a\x00\n", None, ["x"]]
 RULES = ["Bash", "Bash(git log:*)", "mcp__acme__*", "*", "_x", "Read(/tmp/ünïcode ☃)", "A(" + "x" * 509 + ")", "A()"]
-NOT_RULES = ["", "-x", "1x", "Bash(", "Bash)", "Bash(a)b", "Bash(a\nb)", "Bash\n", "Bash(a)\n", "Bash(\x00)", " Bash",
-             "a" * 513]  # fmt: skip
-
-GOOD = [
-    {},
-    *({"credentials": {kind: "!~" + "a" * 16382}} for kind in SECRETS),
-    {"credentials": {"api_key": "k", "base_url": "http://" + "a" * 2041}},
-    *({"model": value} for value in MODELS),
-    *({"max_thinking_tokens": value} for value in (0, 1_000_000)),
-    *({"max_output_tokens": value} for value in (1, 1_000_000)),
-    *(
-        {name: value}
-        for name in ("system_prompt", "append_system_prompt")
-        for value in ("x", "é" * 262144, "a\nb\n\x1b")
-    ),
-    *({"permission_mode": value} for value in get_args(PermissionMode)),
-    *({name: RULES} for name in ("allowed_tools", "disallowed_tools")),
-    *({name: rules(256)} for name in ("allowed_tools", "disallowed_tools")),
-    {"allowed_tools": []},
-    {"agents": {}},
-    {"agents": {"a" * 63 + str(number % 10): {"description": "d", "prompt": "p"} for number in range(10)}},
-    {"agents": {f"a{number}": {"description": "d", "prompt": "p"} for number in range(64)}},
-    agent(description="d" * 4096, prompt="p" * 262144, tools=rules(256), disallowedTools=[], model="opus"),
-    {"mcp_servers": {}},
-    {"mcp_servers": {f"s_-{number}": {"type": "http", "url": URL} for number in range(32)}},
-    server(headers={}),
-    server(headers={f"X-{number}": "v" for number in range(64)}),
-    server(headers={"!#$%&'*+.^_`|~-": "é" * 8192, "a" * 128: ""}),
-    server(url="http://" + "a" * 2041),
-    *({"permission_timeout_s": value} for value in (0.001, 1, 86400)),
-]
-
-BAD = [
-    *(("credentials", {kind: value}) for kind in SECRETS
-      for value in ("", "a" * 16385, "a b", "a\n", "\ta", "a\x00", "a\x7f", "é", None, 7)),
-    ("credentials", {}),
-    ("credentials", {"base_url": "https://api.example.com"}),
-    ("credentials", {"oauth_token": "a", "api_key": "b"}),
-    ("credentials", {"oauth_token": "a", "api_key": "b", "auth_token": "c"}),
-    ("credentials", {"oauth_token": "a", "more": 1}),
-    *(("credentials", {"oauth_token": "a", "base_url": value}) for value in (
-        "", "ftp://a/", "HTTP://a/", "https://", "https://a b/", "https://a\n", "https://a/\x00", "https://a/\x7f",
-        "https://" + "a" * 2041, "//a/", "javascript:1", "https://a/\u2028")),
-    *(("model", value) for value in ("", "a" * 129, "-x", "--model=x", "a b", "a\n", "a\x00", "é", "[1m]", None)),
-    *(("max_thinking_tokens", value) for value in (-1, 1_000_001, 0.5, "1", True, None)),
-    *(("max_output_tokens", value) for value in (0, 1_000_001, 1.5, "1", None)),
-    *((name, value) for name in ("system_prompt", "append_system_prompt")
-      for value in ("", "a" * 262145, "a\x00", "\x00", None, ["x"])),
-    *(("permission_mode", value) for value in ("", "Default", "default\n", "yolo", "x" * 600, None)),
-    *((name, [value]) for name in ("allowed_tools", "disallowed_tools") for value in (*NOT_RULES, None, 7)),
-    *((name, rules(257)) for name in ("allowed_tools", "disallowed_tools")),
-    *(("agents", {name: {"description": "d", "prompt": "p"}}) for name in ("", "a" * 65, "a b", "a\n", "a/b", "é")),
-    ("agents", {f"a{number}": {"description": "d", "prompt": "p"} for number in range(65)}),
-    ("agents", {"a": {"description": "d"}}),
-    ("agents", {"a": {"prompt": "p"}}),
-    *(("agents", agent(**fields)["agents"]) for fields in (
-        {"description": ""}, {"description": "d" * 4097}, {"prompt": ""}, {"prompt": "\x00"}, {"prompt": "p" * 262145},
-        {"tools": rules(257)}, {"tools": ["Bash\n"]}, {"disallowedTools": [""]}, {"model": "-x"},
-        {"mcpServers": {}}, {"permissionMode": "plan"}, {"hooks": {}})),
-    *(("mcp_servers", {name: {"type": "http", "url": URL}}) for name in ("", "a" * 65, "a b", "a\n", "a.b")),
-    ("mcp_servers", {f"s{number}": {"type": "http", "url": URL} for number in range(33)}),
-    ("mcp_servers", {"a": {"url": URL}}),
-    ("mcp_servers", {"a": {"type": "http"}}),
-    ("mcp_servers", {"a": {"type": "stdio", "command": "sh"}}),
-    ("mcp_servers", {"a": {"type": "sse", "url": URL}}),
-    *(("mcp_servers", server(**fields)["mcp_servers"]) for fields in (
-        {"url": "file:///etc/passwd"}, {"url": URL + "\n"}, {"url": "https://a b/"}, {"url": "http://" + "a" * 2042},
-        {"command": "sh"}, {"headers": {"X": "a\r\nY: b"}}, {"headers": {"X": "a\n"}}, {"headers": {"X": "\x00"}},
-        {"headers": {"X": "v" * 8193}}, {"headers": {"": "v"}}, {"headers": {"X Y": "v"}}, {"headers": {"X:": "v"}},
-        {"headers": {"X\n": "v"}}, {"headers": {"é": "v"}}, {"headers": {"a" * 129: "v"}}, {"headers": {"X": 1}},
-        {"headers": {f"X-{number}": "v" for number in range(65)}})),
-    *(("permission_timeout_s", value) for value in (0, -1, 86401, "1", None)),
+NOT_RULES: list[Any] = [
+    rules(257), None, "Bash", [None], [7],
+    *([value] for value in ("", "-x", "1x", "Bash(", "Bash)", "Bash(a)b", "Bash(a\nb)", "Bash\n", "Bash(a)\n",
+                            "Bash(\x00)", " Bash", "a" * 513)),
 ]  # fmt: skip
 
+GOOD: dict[str, list[Any]] = {
+    "credentials": [
+        *({kind: "!~" + "a" * 16382} for kind in SECRETS),
+        {"api_key": "k", "base_url": "http://" + "a" * 2041},
+    ],
+    "model": ["sonnet", "claude-sonnet-5-5", "a" * 128, "opus[1m]", "us.anthropic/claude:v1@x"],
+    "max_thinking_tokens": [0, 1_000_000],
+    "max_output_tokens": [1, 1_000_000],
+    "system_prompt": PROMPTS,
+    "append_system_prompt": PROMPTS,
+    "permission_mode": list(get_args(PermissionMode)),
+    "allowed_tools": [[], RULES, rules(256)],
+    "disallowed_tools": [[], RULES, rules(256)],
+    "agents": [
+        {},
+        {"a" * 64: PLAIN_AGENT},
+        {f"a{number}": PLAIN_AGENT for number in range(64)},
+        agent(description="d" * 4096, prompt="p" * 262144, tools=rules(256), disallowedTools=[], model="opus"),
+    ],
+    "mcp_servers": [
+        {},
+        {f"s_-{number}": {"type": "http", "url": URL} for number in range(32)},
+        server(headers={}),
+        server(headers={f"X-{number}": "v" for number in range(64)}),
+        server(headers={"!#$%&'*+.^_`|~-": "é" * 8192, "a" * 128: ""}),
+        server(url="http://" + "a" * 2041),
+    ],
+    "permission_timeout_s": [0.001, 1, 86400],
+}
 
-@pytest.mark.parametrize("options", GOOD, ids=lambda options: str(options)[:60])
-def test_a_value_at_its_bound_is_accepted(options: dict[str, Any]) -> None:
+BAD: dict[str, list[Any]] = {
+    "credentials": [
+        *({kind: value} for kind in SECRETS
+          for value in ("", "a" * 16385, "a b", "a\n", "\ta", "a\x00", "a\x7f", "é", None, 7)),
+        *({"oauth_token": "a", "base_url": value} for value in (
+            "", "ftp://a/", "HTTP://a/", "https://", "https://a b/", "https://a\n", "https://a/\x00", "https://a/\x7f",
+            "https://" + "a" * 2041, "//a/", "javascript:1", "https://a/\u2028")),
+        {}, {"base_url": "https://api.example.com"}, {"oauth_token": "a", "api_key": "b"},
+        {"oauth_token": "a", "api_key": "b", "auth_token": "c"}, {"oauth_token": "a", "more": 1},
+    ],
+    "model": ["", "a" * 129, "-x", "--model=x", "a b", "a\n", "a\x00", "é", "[1m]", None],
+    "max_thinking_tokens": [-1, 1_000_001, 0.5, "1", True, None],
+    "max_output_tokens": [0, 1_000_001, 1.5, "1", None],
+    "system_prompt": NOT_PROMPTS,
+    "append_system_prompt": NOT_PROMPTS,
+    "permission_mode": ["", "Default", "default\n", "yolo", "x" * 600, None],
+    "allowed_tools": NOT_RULES,
+    "disallowed_tools": NOT_RULES,
+    "agents": [
+        *({name: PLAIN_AGENT} for name in ("", "a" * 65, "a b", "a\n", "a/b", "é")),
+        {f"a{number}": PLAIN_AGENT for number in range(65)},
+        {"a": {"description": "d"}}, {"a": {"prompt": "p"}}, {"a": None}, [],
+        *(agent(**{name: value}) for name, value in (
+            ("description", ""), ("description", "d" * 4097), ("prompt", ""), ("prompt", "\x00"),
+            ("prompt", "p" * 262145), ("tools", rules(257)), ("tools", ["Bash\n"]), ("disallowedTools", [""]),
+            ("model", "-x"), ("mcpServers", {}), ("permissionMode", "plan"), ("hooks", {}))),
+    ],
+    "mcp_servers": [
+        *({name: {"type": "http", "url": URL}} for name in ("", "a" * 65, "a b", "a\n", "a.b")),
+        {f"s{number}": {"type": "http", "url": URL} for number in range(33)},
+        {"a": {}}, {"a": {"type": "http"}}, {"a": {"type": "stdio", "command": "sh"}},
+        {"a": {"type": "sse", "url": URL}}, server(command="sh"),
+        *(server(url=url) for url in ("file:///etc/passwd", URL + "\n", "https://a b/", "http://" + "a" * 2042)),
+        *(server(headers={name: "v"}) for name in ("", "X Y", "X:", "X\n", "é", "a" * 129)),
+        *(server(headers={"X": value}) for value in ("a\r\nY: b", "a\n", "\x00", "v" * 8193, 1)),
+        server(headers={f"X-{number}": "v" for number in range(65)}),
+    ],
+    "permission_timeout_s": [0, -1, 86401, "1", None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SessionOptions.__struct_fields__)
+def test_a_value_at_its_bound_is_accepted(name: str) -> None:
     """The longest, shortest and oddest values that are allowed are decoded, and nothing else is set."""
-    assert set(decode(options).given()) == set(options)
+    for value in GOOD[name]:
+        assert list(decode({name: value}).given()) == [name]
 
 
-@pytest.mark.parametrize(("name", "value"), BAD, ids=lambda value: str(value)[:60])
-def test_a_value_beyond_its_bound_is_refused_by_its_path(name: str, value: Any) -> None:
+@pytest.mark.parametrize("name", SessionOptions.__struct_fields__)
+def test_a_value_beyond_its_bound_is_refused_by_its_path(name: str) -> None:
     """One more, a control character, a newline at the end, a wrong type: ``bad_options`` naming the JSON path."""
-    error = refusal({name: value})
-    assert error.code is ErrorCode.BAD_OPTIONS
-    assert f"`$.options.{name}" in error.message
-    assert len(error.message) < 600
-
-
-def test_every_option_has_a_row_on_both_sides() -> None:
-    """No option of the struct was forgotten in the two tables."""
-    assert {name for options in GOOD for name in options} == set(SessionOptions.__struct_fields__)
-    assert {name for name, _ in BAD} == set(SessionOptions.__struct_fields__)
+    for value in BAD[name]:
+        error = refusal({name: value})
+        assert error.code is ErrorCode.BAD_OPTIONS
+        assert f"`$.options.{name}" in error.message, value
+        assert len(error.message) < 600
 
 
 @pytest.mark.parametrize("name", sorted(UNSUPPORTED_OPTIONS))
@@ -154,16 +154,23 @@ def test_a_misspelt_option_is_named() -> None:
         ErrorCode.BAD_OPTIONS,
         "Object contains unknown field `modell` - at `$.options`",
     )
-    assert "not supported" not in refusal(agent(effort="high")).message
-    assert "`$.options.agents[...]`" in refusal(agent(effort="high")).message
+    assert "not supported" not in refusal({"agents": agent(effort="high")}).message
+    assert "`$.options.agents[...]`" in refusal({"agents": agent(effort="high")}).message
 
 
 def test_options_that_are_no_object_are_bad_options() -> None:
     """A list or a text in place of the options is refused by the path of the options."""
-    for value in ([], "x", 7, None):
+    values: list[Any] = [[], "x", 7, None]
+    for value in values:
         error = refusal(value)
         assert error.code is ErrorCode.BAD_OPTIONS
         assert "`$.options`" in error.message
+
+
+def test_an_mcp_server_without_a_type_is_http() -> None:
+    """There is one kind, so a server without ``type`` is of that kind, and the CLI is told so."""
+    options = decode({"mcp_servers": {"acme": {"url": URL}}})
+    assert options.mcp_servers == {"acme": McpHttp(URL)}
 
 
 def test_a_supported_option_is_not_listed_as_unsupported() -> None:
@@ -181,22 +188,19 @@ LEAKY = [
     {"credentials": {"oauth_token": [CANARY]}},
     {"credentials": CANARY},
     {"credentials": {"oauth_token": CANARY}, "model": "-"},
-    server(headers={"Authorization": CANARY + "\n"}),
-    server(headers={"Authorization": [CANARY]}),
-    server(headers={CANARY + " ": "x"}),
-    server(url=f"https://user:{CANARY} @a/"),
+    {"mcp_servers": server(headers={"Authorization": CANARY + "\n"})},
+    {"mcp_servers": server(headers={"Authorization": [CANARY]})},
+    {"mcp_servers": server(headers={CANARY + " ": "x"})},
+    {"mcp_servers": server(url=f"https://user:{CANARY} @a/")},
     {"system_prompt": CANARY + "\x00"},
-    agent(prompt=CANARY + "\x00"),
+    {"agents": agent(prompt=CANARY + "\x00")},
 ]
 
 
-@pytest.mark.parametrize("options", LEAKY, ids=lambda options: str(options)[:60])
-def test_an_error_never_shows_a_value(options: dict[str, Any]) -> None:
+def test_an_error_never_shows_a_value() -> None:
     """The message says what is wrong and where, never the credential, header or prompt itself."""
-    error = refusal(options)
-    assert CANARY not in error.message
-    assert CANARY not in str(error)
-    assert CANARY not in repr(error)
+    errors = [refusal(options) for options in LEAKY]
+    assert [error for error in errors if CANARY in error.message + str(error) + repr(error)] == []
 
 
 @pytest.mark.parametrize("kind", SECRETS)
