@@ -1,71 +1,31 @@
 """The warm pool: a shell around the ledger of ``broker.slots`` that spawns, proves, leases, refills and ends processes.
 
 Owner task: ``run``, in the root task group of ``broker.app``; it holds one supervisor task per child.  Caller:
-``broker.session`` (``async with pool.lease(...)`` is the whole ownership of a process).
+``broker.tenure`` (``async with pool.lease(...)`` is the whole ownership of a process).
 """
 
 import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import anyio
 import anyio.abc
 import structlog
 
+from broker.child import Again, Child, Lease
 from broker.config import Config
 from broker.errors import BrokerError, ProcessError
-from broker.launcher import Launch, Launcher, SessionDirectory
+from broker.launcher import Launcher
 from broker.metrics import Metrics
-from broker.process import Process
 from broker.slots import PoolFull, Slot, Slots, SlotState, Target, Waiter
-from protocol.cli import control_line, decode_answer_line
-from protocol.codes import CloseCode, ErrorCode, FailureReason, MissReason, Start
-from protocol.lines import Line
+from protocol.codes import CloseCode, ErrorCode, FailureReason
 
 log = structlog.get_logger(__name__)
 
-PROBE_ID = "ready"
 CHECK_EVERY_S = 5.0
-STARTING_NICE = 10
-"""Niceness while a process starts: starting burns about a second of CPU that live turns need more."""
 HOLD_REFILL_S = 2.0
 """Longest time that spares wait for turns that wait for their first token."""
-
-
-@dataclass(frozen=True, slots=True)
-class Again:
-    """A conversation that wants its next process."""
-
-    directory: SessionDirectory
-    session_id: str
-
-
-@dataclass(slots=True, eq=False)
-class Lease:
-    """A process that is one session's until the ``async with`` block ends.  It is never leased again."""
-
-    process: Process
-    launch: Launch
-    start: Start
-    miss_reason: MissReason | None
-    profile: str
-    keep_directory: bool = False
-    found_transcript: bool = True
-    on_exit: Callable[[], None] = lambda: None
-
-
-class _Child:
-    """What the shell knows of a slot: its process, and the scope whose cancellation ends it."""
-
-    def __init__(self, again: Again | None) -> None:
-        self.again = again
-        self.process: Process | None = None
-        self.launch: Launch | None = None
-        self.lease: Lease | None = None
-        self.found_transcript = True
-        self.scope = anyio.CancelScope()
 
 
 class Pool:
@@ -83,7 +43,7 @@ class Pool:
             max_waiting=config.pool.max_waiting,
             spawn_concurrency=config.pool.spawn_concurrency,
         )
-        self._children: dict[int, _Child] = {}
+        self._children: dict[int, Child] = {}
         self._agains: dict[Waiter, Again] = {}
         self._served: dict[Waiter, anyio.Event] = {}
         self._told: dict[Waiter, Callable[[int], None]] = {}
@@ -132,7 +92,7 @@ class Pool:
             self._children[slot.id].scope.cancel()
         for slot in plan.start:
             again = self._agains.get(slot.reserved_for) if slot.reserved_for is not None else None
-            self._children[slot.id] = child = _Child(again)
+            self._children[slot.id] = child = Child(again)
             group.start_soon(self._supervise, slot, child, name=f"slot-{slot.id}")
         for position, waiter in enumerate(self._slots.waiting, 1):
             if waiter in self._told:
@@ -185,7 +145,7 @@ class Pool:
 
     # -- one child --
 
-    async def _supervise(self, slot: Slot, child: _Child) -> None:
+    async def _supervise(self, slot: Slot, child: Child) -> None:
         """One child from spawn to the end of its tree.  A bulkhead: whatever fails here ends this slot only."""
         try:
             try:
@@ -203,27 +163,19 @@ class Pool:
         except Exception:
             log.exception("process.supervisor_failed", slot=slot.id)
 
-    async def _bring_up(self, slot: Slot, child: _Child) -> None:
+    async def _bring_up(self, slot: Slot, child: Child) -> None:
+        is_spare = child.again is None and not self._slots.waiting
         started = time.monotonic()
-        again = child.again
-        if again is None:
-            child.launch = self._launcher.fresh(slot.profile)
-        else:
-            child.launch, child.found_transcript = self._launcher.again(slot.profile, again.directory, again.session_id)
-        child.process = process = await Process.start(child.launch)
-        if again is None and not self._slots.waiting:
-            process.set_priority(STARTING_NICE)
-        with anyio.fail_after(self._config.start_timeout_s):
-            await _prove_ready(process)
-        process.set_priority(0)
-        self._metrics.process_started(slot.profile, time.monotonic() - started)
-        log.info("process.ready", slot=slot.id, pid=process.pid, start_s=round(time.monotonic() - started, 3))
+        await child.bring_up(self._launcher, slot.profile, self._config.start_timeout_s, is_urgent=not is_spare)
+        took, pid = time.monotonic() - started, child.process.pid if child.process is not None else None
+        self._metrics.process_started(slot.profile, took)
+        log.info("process.ready", slot=slot.id, pid=pid, start_s=round(took, 3))
         waiter = self._slots.ready(slot)
         if waiter is not None:
             self._serve(waiter)
         self._wake()
 
-    def _on_exit(self, slot: Slot, child: _Child) -> None:
+    def _on_exit(self, slot: Slot, child: Child) -> None:
         assert child.process is not None
         if slot.state is SlotState.WARM:
             log.warning("pool.spare_died", slot=slot.id, returncode=child.process.returncode)
@@ -231,25 +183,17 @@ class Pool:
         if child.lease is not None:
             child.lease.on_exit()
 
-    async def _take_down(self, slot: Slot, child: _Child) -> None:
-        process = child.process
-        if process is not None:
-            async with anyio.create_task_group() as group:
-                if not process.exited.is_set():
-                    group.start_soon(process.supervise)
-                grace = self._stop_config
-                await process.stop(grace.eof_grace_s, grace.term_grace_s)
-                await process.exited.wait()
-            log.info("process.gone", slot=slot.id, pid=process.pid, returncode=process.returncode)
+    async def _take_down(self, slot: Slot, child: Child) -> None:
+        await child.take_down(self._stop_config)
+        if child.process is not None:
+            log.info("process.gone", slot=slot.id, pid=child.process.pid, returncode=child.process.returncode)
         own = slot.reserved_for
         if self._slots.exited(slot, time.monotonic(), random.random()):
             self._refuse_if_broken(slot.profile)
         if own is not None:
             self._serve(own)
         del self._children[slot.id]
-        keeps = child.again is not None or (child.lease is not None and child.lease.keep_directory)
-        if child.launch is not None and not keeps:
-            await anyio.to_thread.run_sync(child.launch.directory.wipe)
+        await child.wipe()
         self._wake()
 
     def _refuse_if_broken(self, profile: str) -> None:
@@ -279,13 +223,8 @@ class Pool:
         waiter = await self._acquire(profile, tenant, again, on_position)
         slot = waiter.slot
         assert slot is not None
-        child = self._children[slot.id]
-        assert child.process is not None
-        assert child.launch is not None
         assert slot.start is not None
-        lease = Lease(child.process, child.launch, slot.start, slot.miss_reason, profile,
-                      found_transcript=child.found_transcript)  # fmt: skip
-        child.lease = lease
+        lease = self._children[slot.id].make_lease(profile, slot.start, slot.miss_reason)
         self._metrics.acquired(profile, slot.start.value, time.monotonic() - asked)
         self._wake()
         try:
@@ -293,7 +232,8 @@ class Pool:
         finally:
             if slot.state is SlotState.LEASED:
                 self._slots.stop(slot)
-            child.scope.cancel()
+            if slot.id in self._children:
+                self._children[slot.id].scope.cancel()
             self._wake()
 
     async def _acquire(
@@ -356,30 +296,3 @@ def _unavailable(message: str, retry_after_s: float) -> BrokerError:
         close=CloseCode.POOL_UNAVAILABLE,
         retry_after_ms=max(100, round(retry_after_s * 1000)),
     )
-
-
-async def _prove_ready(process: Process) -> None:
-    """Ask for the binary's version, the one question that a CLI answers without spending its ``initialize``.
-
-    Raises ``ProcessError`` when the process dies first; the caller sets the deadline.
-    """
-    settled = anyio.Event()
-
-    def on_lines(lines: list[Line]) -> None:
-        for line in lines:
-            answer = decode_answer_line(line) if isinstance(line, bytes) and line[:1] == b"{" else None
-            if answer is not None and answer.request_id == PROBE_ID:
-                settled.set()
-
-    async def until_dead() -> None:
-        await process.dead.wait()
-        settled.set()
-
-    process.on_lines = on_lines
-    process.write(control_line(PROBE_ID, {"subtype": "get_binary_version"}))
-    async with anyio.create_task_group() as group:
-        group.start_soon(until_dead)
-        await settled.wait()
-        group.cancel_scope.cancel()
-    if process.returncode is not None:
-        raise ProcessError(FailureReason.CLI_EXITED, f"exited with {process.returncode} before it was ready")

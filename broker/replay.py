@@ -22,7 +22,7 @@ class Resume:
 class ReplayLog:
     """Frames ``tail + 1 .. head``.  The newest frame is always kept, whatever its size.
 
-    ``max_frames`` and ``max_bytes`` hold after each ``trim``, which the session calls once the readers have been offered
+    ``max_frames`` and ``max_bytes`` hold after each ``trim``, which the session calls once the readers were offered
     what is new: a client that keeps up never loses a frame, however many came at once.  The last frame that alone is
     larger than ``max_bytes`` does not count, or it would push out what slow clients have yet to read before and after
     it.  ``expire`` (after the configured seconds without a reader) empties the log.

@@ -1,7 +1,8 @@
 """A session's task: get a process when one is needed, bind it, keep it until it must go, and again.
 
 Owner: ``broker.registry`` runs one per session.  ``async with pool.lease(...)`` in ``_lease_and_serve`` is the whole
-ownership of a process.  Callers: ``broker.connection`` waits in ``wait_ready``.
+ownership of a process.  Callers: ``broker.connection`` waits in ``wait_ready``.  Over 300 lines because the life of a
+session is one loop, whose waits and ends have to be read together.
 """
 
 import time
@@ -13,10 +14,11 @@ import structlog
 from msgspec import UNSET
 
 from broker.bind import Bind
+from broker.child import Again, Lease
 from broker.config import Config
 from broker.errors import BrokerError, ProcessError
 from broker.exchange import Reader
-from broker.pool import Again, Lease, Pool
+from broker.pool import Pool
 from broker.session import Session
 from protocol.codes import CloseCode, ErrorCode, FailureReason
 from protocol.errors import ClientError

@@ -2,7 +2,7 @@
 
 The CLI's own output is not here: it passes through untouched but for its ``seq`` (see ``protocol.codec``).
 Broker-shaped frames refuse unknown fields; SDK-shaped ones (``user``, ``control_request``, ``control_response``,
-``keep_alive``) drop them.
+``keep_alive``) drop them.  Over 300 lines because it is one list: the whole vocabulary, in one place to look it up.
 """
 
 from typing import Annotated, Any, Literal, TypeAlias

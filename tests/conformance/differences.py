@@ -10,7 +10,7 @@ OPTIONAL: Final[dict[str, str]] = {}
 """Kind of frame that 2.1.329 sends and the simulator need not: why."""
 
 RACING: Final[dict[str, str]] = {
-    "control_response/set_model/success": "2.1.329 asks the API about the model first, so its answer may come late",
+    "control_response/set_model/success": "2.1.329 looks the model up meanwhile, at the API if it is no alias",
     "control_request/can_use_tool": "the tool is started while the rest of the API's stream is still being read",
     "system/permission_denied": "likewise: a rule is looked up while the rest of the stream is still being read",
 }
@@ -31,7 +31,6 @@ FOLLOWS_NEWER: Final[dict[str, str]] = {
     "+ command_lifecycle/completed": _LIFECYCLE,
     "+ command_lifecycle/cancelled": _LIFECYCLE,
     "- user/string": _SET_MODEL,
-    "- control_response/set_model/success": _SET_MODEL,
     "+ control_response/set_model/error": _SET_MODEL,
     "+ stream_event/content_block_stop": _CLOSED,
     "+ stream_event/message_stop": _CLOSED,

@@ -7,6 +7,7 @@ import socket
 
 from tests.conformance.driver import is_init
 from tests.conformance.stage import (
+    BAD_TOKEN,
     TOKEN,
     Stage,
     bind_token,
@@ -45,12 +46,14 @@ def no_credential(stage: Stage) -> None:
 
 
 @situation
-def unknown_model_set(stage: Stage) -> None:
-    """A model name that the API does not know, set in the running process."""
+def models_refused(stage: Stage) -> None:
+    """A full model name is asked of the API: an unknown one is refused, and any with a bad token; an alias never is."""
     process = stage.start(CLAUDE_CODE_MAX_RETRIES="0")
     process.ask("initialize")
-    process.ask("set_model", model="claude-unknown-1")
-    stage.note(code=process.finish())
+    asked = [process.ask("set_model", model="claude-unknown-1"), process.ask("set_model", model="claude-opus-5-5")]
+    process.write(bind_token(BAD_TOKEN))
+    asked += [process.ask("set_model", model="claude-made-up-1"), process.ask("set_model", model="haiku")]
+    stage.note(answers=[answer["subtype"] for answer in asked], code=process.finish())
 
 
 @situation

@@ -180,7 +180,7 @@ async def test_a_control_request_to_a_dying_process_is_answered(broker: Broker) 
         await killed(broker, client)
         answer = await client.until_type("control_response")
         assert answer["response"] == {"subtype": "error", "request_id": "c-1", "error": "cli_exited"}
-        assert (await client.terminal("m-1"))["reason"] == "cli_exited"
+        assert [end["reason"] for end in terminals(client.frames, "m-1")] == ["cli_exited"]
 
 
 async def test_a_cli_that_dies_at_every_message_is_not_started_in_a_loop(broker: Broker) -> None:

@@ -12,7 +12,7 @@ from msgspec import UNSET, Raw
 from protocol import cli
 from protocol.cli import Peek, encode_line, peek
 from protocol.codes import DropReason
-from protocol.frames import Base64Source, ImageBlock, TextBlock
+from protocol.frames import Base64Source, Content, ImageBlock, TextBlock
 from tests.protocol.strategies import JSON, OBJECTS, TEXT
 
 DEEP = 100_000
@@ -55,7 +55,7 @@ def test_what_cannot_be_forwarded_is_dropped_for_its_reason(reason: DropReason) 
 def test_what_passes_is_json_to_a_strict_reader(line: bytes) -> None:
     """Whatever bytes come: a line that passes is a non-empty object for Python's own reader as well, constants apart."""
     if isinstance(peek(line), Peek):
-        found = json.loads(line.decode(), parse_constant=lambda name: pytest.fail(name))
+        found = json.loads(line.decode(), parse_constant=pytest.fail)
         assert isinstance(found, dict)
         assert found
 
@@ -121,7 +121,7 @@ def test_other_events_are_no_deltas() -> None:
 
 def test_a_field_of_another_type_hides_itself_only() -> None:
     """A line that has one of our names with another type keeps its type, subtype, state and error."""
-    line = b'{"event":"tick","type":"system","subtype":"session_state_changed","state":"idle","request_id":null,"error":"e"}'
+    line = b'{"event":1,"type":"system","subtype":"session_state_changed","state":"idle","error":"e","request_id":null}'
     found = seen(line)
     assert (found.type, found.subtype, found.state, found.request_id) == ("system", "session_state_changed", "idle", "")
     assert found.error is not UNSET
@@ -144,8 +144,8 @@ def test_numbers_beyond_python_pass() -> None:
 
 def test_a_result_and_an_init_are_decoded_as_far_as_they_matter() -> None:
     """The fields that a turn's end and a turn's start are judged by; null where the CLI writes null."""
-    line = b"""{"type":"result","subtype":"success","is_error":true,"api_error_status":529,"session_id":"s","errors":["e"],
-        "total_cost_usd":0.5,"usage":{"output_tokens":3},"result":"text","user_message_uuids":["m-9"],"more":1}"""
+    line = b"""{"type":"result","subtype":"success","is_error":true,"api_error_status":529,"session_id":"s",
+        "errors":["e"],"total_cost_usd":0.5,"usage":{"output_tokens":3},"result":"text","user_message_uuids":["m-9"],"more":1}"""
     result = cli.decode_result(line)
     assert result is not None
     assert (result.is_error, result.api_error_status, result.total_cost_usd) == (True, 529, 0.5)
@@ -164,7 +164,8 @@ def test_a_result_and_an_init_are_decoded_as_far_as_they_matter() -> None:
 
 def test_a_permission_request_is_decoded_with_its_input_as_it_stands() -> None:
     """The tool's input is kept byte for byte, for an answer that allows it unchanged."""
-    body = b'{"request_id":"r","request":{"subtype":"can_use_tool","tool_name":"Bash","tool_use_id":"t","input":{"n":1.0}}}'
+    request = b'{"subtype":"can_use_tool","tool_name":"Bash","tool_use_id":"t","input":{"n":1.0}}'
+    body = b'{"type":"control_request","request_id":"r","request":' + request + b"}"
     found = cli.decode_request(body)
     assert found is not None
     assert (found.request_id, found.request.subtype, found.request.tool_name) == ("r", "can_use_tool", "Bash")
@@ -222,14 +223,15 @@ def test_any_value_is_one_line_and_comes_back(value: Any) -> None:
 @example('"}\n{"type":"control_request","request_id":"x","request":{"subtype":"interrupt"}}\n')
 def test_a_message_is_one_line_of_type_user(text: str) -> None:
     """A client's text cannot become a second line or another type."""
-    for content in (text, [TextBlock(text), ImageBlock(Base64Source(text, text))]):
+    blocks: Content = [TextBlock(text), ImageBlock(Base64Source(text, text))]
+    for content in (text, blocks):
         line = cli.user_line("m-9", content)
         assert is_one_line(line)
         found = json.loads(line)
         assert (found["type"], found["message"]["role"], found["uuid"]) == ("user", "user", "m-9")
         assert found["client_composed"] is True
         assert found["parent_tool_use_id"] is None
-    assert found["message"]["content"][0] == {"type": "text", "text": text}
+        assert found["message"]["content"] == msgspec.to_builtins(content)
 
 
 def test_the_lines_of_the_broker() -> None:

@@ -42,6 +42,7 @@ class Child:
         self.raw: list[bytes] = []
         self.frames: list[Frame] = []
         self._tail = b""
+        self._seen = 0
         self._stderr = open(home / "stderr", "w+b")  # noqa: SIM115 - closed in close()
         env = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", "CLAUDE_CONFIG_DIR": str(self.config),
                "PYTHONPATH": str(ROOT), **({"CLAUDE_CODE_OAUTH_TOKEN": token} if token else {}), **environment}  # fmt: skip
@@ -89,22 +90,22 @@ class Child:
         return answer
 
     def until(self, wanted: Callable[[Frame], bool], within_s: float = DEADLINE_S) -> Frame:
-        """The next frame that satisfies ``wanted``; raises ``Ended`` with what came instead."""
-        end, seen = time.monotonic() + within_s, len(self.frames)
+        """The next frame, behind the last one found, that satisfies ``wanted``; raises ``Ended``."""
+        end = time.monotonic() + within_s
         while True:
-            for frame in self.frames[seen:]:
-                seen += 1
-                if wanted(frame):
+            while self._seen < len(self.frames):
+                self._seen += 1
+                if wanted(frame := self.frames[self._seen - 1]):
                     return frame
             if not self._read(end - time.monotonic()):
                 raise Ended(f"not seen; last frames: {[kind(frame) for frame in self.frames[-12:]]}; {self.stderr[-400:]!r}")
 
     def turn(self, text: str, **fields: Any) -> list[Frame]:
         """Send a message and return all frames up to its ``result``."""
-        start = len(self.frames)
+        self._seen = start = len(self.frames)
         self.say(text, **fields)
         self.until(is_result)
-        return self.frames[start:]
+        return self.frames[start : self._seen]
 
     def result(self, text: str, **fields: Any) -> Frame:
         """Send a message and return its ``result``."""
