@@ -198,6 +198,7 @@ class Session:
                 self.exchange.on_answer(line)
             case "control_request":
                 self.exchange.on_request(line)
+                self.wake_task()  # the prompt has a deadline
             case "control_cancel_request":
                 self.forward(line)
                 self.exchange.settle(found.request_id, "withdrawn", None)

@@ -285,7 +285,7 @@ class Slots:
         starting = [slot for slot in self._slots.values() if slot.state is SlotState.STARTING]
         health = self._health[profile]
         return (
-            len(self._slots) + self._reserved_by_others(profile) < self._max_processes
+            not self._is_full(profile)
             and len(starting) < self._spawn_concurrency
             and not self._is_at_limit(profile)
             and now >= health.not_before
@@ -299,10 +299,11 @@ class Slots:
     def _reserved_for(self) -> set[Waiter]:
         return {slot.reserved_for for slot in self._slots.values() if slot.reserved_for is not None}
 
-    def _reserved_by_others(self, profile: str) -> int:
-        """Room that other profiles have a right to and do not use yet."""
+    def _is_full(self, profile: str) -> bool:
+        """No room for ``profile``: what other profiles have a right to and do not use yet counts as taken."""
         used = Counter(slot.profile for slot in self._slots.values())
-        return sum(max(0, t.reserve - used[name]) for name, t in self.targets.items() if name != profile)
+        reserved = sum(max(0, t.reserve - used[name]) for name, t in self.targets.items() if name != profile)
+        return len(self._slots) + reserved >= self._max_processes
 
     def _start_for_waiters(self, plan: Plan, now: float) -> list[Waiter]:
         coming = {name: self._unreserved_starting(name) for name in self.targets}
@@ -328,14 +329,18 @@ class Slots:
                 have += 1
 
     def _make_room(self, plan: Plan, unmet: list[Waiter]) -> None:
-        """Retire a spare that helps nobody who waits, where the pool or the profile that one of them needs is full."""
+        """Retire a spare that helps nobody who waits, where the pool or the profile that one of them needs is full.
+        One that its profile has a right to would make room for nobody else."""
+        needed = {waiter.profile for waiter in unmet}
         wanted = {waiter.profile for waiter in unmet if not waiter.own_start}
-        crowded = {waiter.profile for waiter in unmet if self._is_at_limit(waiter.profile)}
-        is_full = len(self._slots) >= self._max_processes
+        crowded = {profile for profile in needed if self._is_at_limit(profile)}
+        used = Counter(slot.profile for slot in self._slots.values())
+        if any(self._is_full(profile) for profile in needed):
+            crowded |= needed | {name for name, target in self.targets.items() if used[name] > target.reserve}
         spares = [
             slot
             for slot in self._slots.values()
-            if slot.state is SlotState.WARM and slot.profile not in wanted and (is_full or slot.profile in crowded)
+            if slot.state is SlotState.WARM and slot.profile in crowded and slot.profile not in wanted
         ]
         stopping = sum(slot.state is SlotState.STOPPING for slot in self._slots.values())
         if spares and stopping < len(unmet):

@@ -8,6 +8,7 @@
 
 const BACKOFF_MS = [500, 20_000];
 const STABLE_MS = 5_000; // a connection that held so long starts the back-off anew
+const WELCOMED_ATTEMPT = 3; // one that was welcomed and lost at once goes on from here at most
 const SILENCE_MS = 30_000; // without a frame for so long: ask
 const PONG_MS = 10_000; // no answer: the connection is dead, whatever the browser thinks
 const ENDED = 1000;
@@ -119,6 +120,7 @@ export class Connection {
     if (frame.type === "broker.welcome") {
       this.isReady = true;
       this.#error = null;
+      this.#attempt = Math.min(this.#attempt, WELCOMED_ATTEMPT);
       this.#timers.stable = setTimeout(() => (this.#attempt = 0), STABLE_MS);
     } else if (frame.type === "broker.error") this.#error = frame;
     else if (frame.type === "broker.go_away") this.#goAwayMs = frame.reconnect_after_ms;

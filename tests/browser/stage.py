@@ -94,7 +94,7 @@ class Chat:
         return "".join(await self.turn(index).locator(".text").all_text_contents())
 
     async def until(self, script: str, argument: Any = None) -> None:
-        """Until a JavaScript function returns something true."""
+        """Until a JavaScript function returns something true (a function: the page's policy forbids to evaluate text)."""
         await self.page.wait_for_function(script, arg=argument)
 
     async def wait_words(self, count: int, index: int = -1) -> None:
