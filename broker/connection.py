@@ -151,8 +151,19 @@ class Connection:
         self._registry.replace(entry.session, self)
         ignored = entry.tenure.take_options(hello.options, identity.credentials, self)
         was_live = entry.tenure.is_live
-        await entry.tenure.wait_ready(self)
+        await self._wait_ready(entry)
         self._attach(entry, hello, received_at, ignored, is_attached=was_live and not is_new)
+
+    async def _wait_ready(self, entry: Entry) -> None:
+        """Nobody reads from the socket meanwhile, so its end is told by the transport: the place in the queue goes."""
+        socket = self._socket
+        socket.on_lost = self._scope.cancel
+        if socket.is_lost:
+            self._scope.cancel()
+        try:
+            await entry.tenure.wait_ready(self)
+        finally:
+            socket.on_lost = None
 
     def _identify(self, hello: Hello) -> tuple[Identity, str]:
         """Decided once: what the handshake carried wins over hello."""

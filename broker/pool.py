@@ -263,6 +263,7 @@ class Pool:
             self._served.pop(waiter, None)
             self._told.pop(waiter, None)
             self._agains.pop(waiter, None)
+            self._wake()  # whoever waits behind moves on
         if waiter.is_served:
             return waiter
         if waiter.is_failed:

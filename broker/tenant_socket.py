@@ -22,6 +22,8 @@ class TenantSocket(ServerConnection):
 
     buffer_limit = 262144
     on_writable: Callable[[], None] | None = None
+    on_lost: Callable[[], None] | None = None
+    is_lost = False
     identity: object = None
     """What the handshake's token stands for, noted before the upgrade."""
     in_flight = 0
@@ -33,6 +35,13 @@ class TenantSocket(ServerConnection):
         raw = transport.get_extra_info("socket")
         if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
             raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_NOTSENT_LOWAT", 25), NOTSENT_LOWAT_BYTES)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the loop when nobody is there any more."""
+        super().connection_lost(exc)
+        self.is_lost = True
+        if self.on_lost is not None:
+            self.on_lost()
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop; a peer that floods pings and reads no pongs is cut here."""

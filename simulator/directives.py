@@ -54,7 +54,8 @@ class Directives(NamedTuple):
     """The reply, word for word, in place of counted tokens."""
 
     burst: bool = False
-    """Deltas are written from prepared buffers, many lines per write; the text is the same."""
+    """Deltas are written from prepared buffers, many lines per write; the text is the same.  Unpaced, and ignored
+    beside what counts deltas one by one (``cut_after``, ``die_after``, ``hang``)."""
     die_after: int | None = None
     """SIGKILL to itself after that many text deltas of the turn; 0: before ``system/init``."""
     hang: int | None = None

@@ -44,9 +44,10 @@ class Reply:
         stream, wanted = self._stream, self._wanted
         stream.open({"type": "text", "text": ""})
         faults.before_first_delta(wanted, self._session.output)
-        if wanted.burst:
+        if wanted.burst and wanted.cut_after is wanted.die_after is wanted.hang is None:
             self._turn.mark_first_token()
-            stream.burst(pieces)
+            for _ in stream.burst(pieces):
+                self._turn.pause(0)
         else:
             self._say_one_by_one(pieces)
         if wanted.cut_after is not None:

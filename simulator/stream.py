@@ -64,8 +64,8 @@ class Stream:
             head, tail = self._around or self._template(kind, field)
             self._output.line(f"{head}{_quote(text)}{tail}{new_uuid()}{self._end}".encode(errors="backslashreplace"))
 
-    def burst(self, pieces: Iterable[str]) -> None:
-        """Text deltas, prepared and written many lines at a time."""
+    def burst(self, pieces: Iterable[str]) -> Iterator[None]:
+        """Text deltas, prepared and written many lines at a time; yields after each write, for a look at stdin."""
         head, tail = self._template("text_delta", "text")
         tail, end = tail + PREFIX, self._end
         rest = iter(pieces)
@@ -76,6 +76,7 @@ class Stream:
             if self._partial:
                 lines = [f"{head}{_quote(text)}{tail}{first + n:012x}{end}" for n, text in enumerate(batch)]
                 self._output.lines([line.encode(errors="backslashreplace") for line in lines])
+            yield
 
     def signature(self) -> None:
         """The end of a thinking block."""

@@ -5,7 +5,7 @@
  * link is only made of an http(s) address that stands in the text itself.  `segments` is pure.  Caller: transcript.js.
  */
 
-const FENCE = /^ {0,3}(```+|~~~+)\s*([\w+#.-]*)/;
+const FENCE = /^ {0,3}(`{3,}(?!.*`)|~{3,})\s*(.*)$/;
 const HEADING = /^(#{1,6})\s+(.*)$/;
 const ITEM = /^\s*(?:[-*+]|(\d{1,9})[.)])\s+(.*)$/;
 const INLINE = /(`+)(.+?)\1|\*\*(?=\S)(.+?)\*\*|(?<![\w*])\*(?=[^\s*])([^*\n]*[^\s*])\*(?![\w*])|(https?:\/\/[^\s<>"'`)\]]*[^\s<>"'`)\].,;:!?])/g;

@@ -24,7 +24,9 @@ async def test_every_request_carries_its_tenants_own(version: str, tmp_path: Pat
         config = {"policy": {"base_urls": [second.url]}, "pool": {"profiles": {"default": {"warm": 3}}}}
         async with real_broker(tmp_path, version, api, config) as broker:
             await broker.wait_spares(3)
-            tenants = [options(f"oauth-{n}", model=MODELS[n], system_prompt=f"You are number {n}.") for n in range(TENANTS)]
+            tenants = [
+                options(f"oauth-{n}", model=MODELS[n], system_prompt=f"You are number {n}.") for n in range(TENANTS)
+            ]
             tenants.append({"credentials": {"api_key": "key-4"}, "system_prompt": "You are number 4."})
             tenants.append({"credentials": {"auth_token": "bearer-5", "base_url": second.url}})
             async with asyncio.TaskGroup() as group:
@@ -41,7 +43,9 @@ async def test_every_request_carries_its_tenants_own(version: str, tmp_path: Pat
                 assert f"You are number {number}." in request["system"]
         assert {(r["credential_kind"], r["credential"]) for r in seen[4]} == {("api_key", "key-4")}
         assert {r["credential"] for r in seen[5]} == {"bearer-5"}
-        assert {r["n"] for r in seen[5]} == {r["n"] for r in posts(second)}, "tenant 5 speaks to the second endpoint alone"
+        assert {r["n"] for r in seen[5]} == {r["n"] for r in posts(second)}, (
+            "tenant 5 speaks to the second endpoint alone"
+        )
         assert not [r for r in posts(api) if r["credential"] == "bearer-5"]
 
 
@@ -57,9 +61,7 @@ def _mentions(request: dict[str, object], number: int) -> bool:
     return f"tenant-{number} " in str(request["messages"])
 
 
-@pytest.mark.parametrize(
-    ("token", "model"), [("good-token", "claude-unknown-9"), ("bad-token", "claude-sonnet-4-5")]
-)
+@pytest.mark.parametrize(("token", "model"), [("good-token", "claude-unknown-9"), ("bad-token", "claude-sonnet-4-5")])
 async def test_a_refused_model_fails_the_bind(token: str, model: str, tmp_path: Path) -> None:
     """2.1.329 checks a full model name with the credential: an unknown model and a bad token are bind_failed, 4506."""
     with MessagesApi() as api:

@@ -14,7 +14,7 @@ from tests.kit.broker import ROOT
 from tests.kit.client import connected
 from tests.waiting import eventually
 
-CALL = r'mcp__acme__add:{\"a\": 4200, \"b\": 42}'
+CALL = r"mcp__acme__add:{\"a\": 4200, \"b\": 42}"
 """A call of the server's tool, as the stand-in's model makes it."""
 
 pytestmark = [pytest.mark.real_cli, pytest.mark.timeout(120)]

@@ -51,7 +51,9 @@ async def test_an_interrupt_ends_the_turn_at_any_moment(version: str, tmp_path: 
                 for number, moment in enumerate(("at once", "system", "stream_event")):
                     await client.say(f"[[sim tokens=400 itl_ms=20]] {moment}")
                     if moment != "at once":
-                        await client.until(lambda f, m=moment: f["type"] == m and f.get("subtype") in (None, "init"), 60)
+                        await client.until(
+                            lambda f, m=moment: f["type"] == m and f.get("subtype") in (None, "init"), 60
+                        )
                     request = {"subtype": "interrupt"}
                     await client.send({"type": "control_request", "request_id": f"i{number}", "request": request})
                     end = await client.terminal(within_s=30)

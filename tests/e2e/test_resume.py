@@ -22,7 +22,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory, oracle: Oracle) -> Iterator
         yield found
 
 
-def place(session_id: str, epoch: str | None = None, last_seq: int | None = None, mode: str = "resume") -> dict[str, Any]:
+def place(
+    session_id: str, epoch: str | None = None, last_seq: int | None = None, mode: str = "resume"
+) -> dict[str, Any]:
     """Hello's fields for a client that stopped reading there."""
     session = {"mode": mode, "id": session_id, "epoch": epoch, "last_seq": last_seq}
     return {"session": {key: value for key, value in session.items() if value is not None}}

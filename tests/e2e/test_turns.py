@@ -75,7 +75,12 @@ async def test_modes_new_open_and_resume(broker: Broker) -> None:
 
 @pytest.mark.parametrize(
     "hello",
-    [{"session": {"mode": "fork", "id": "x"}}, {"session": {"mode": "continue"}}, {"role": "observer"}, {"view": "messages"}],
+    [
+        {"session": {"mode": "fork", "id": "x"}},
+        {"session": {"mode": "continue"}},
+        {"role": "observer"},
+        {"view": "messages"},
+    ],
     ids=lambda hello: str(next(iter(hello.values()))),
 )
 async def test_what_is_not_built_is_refused(broker: Broker, hello: dict[str, object]) -> None:
@@ -266,6 +271,9 @@ async def test_end_in_mid_turn_ends_every_message(broker: Broker) -> None:
         await client.until_type("stream_event")
         await client.send({"type": "broker.end"})
         assert await client.closed() == 1000
-        assert [(frame["id"], frame["applied"]) for frame in terminals(client.frames)] == [("m-1", "yes"), ("m-2", "no")]
+        assert [(frame["id"], frame["applied"]) for frame in terminals(client.frames)] == [
+            ("m-1", "yes"),
+            ("m-2", "no"),
+        ]
     async with connected(broker.url, hello={"session": {"mode": "resume", "id": "end-2"}}) as back:
         assert (await back.turn("hello"))["type"] == "broker.turn_completed"

@@ -72,7 +72,9 @@ class Client:
         return await self.terminal(message_id, within_s)
 
     async def terminal(self, message_id: str | None = None, within_s: float = DEADLINE_S) -> Frame:
-        """The next terminal frame (of that message)."""
+        """The terminal frame of that message, which may have come already; without an id the next one."""
+        if message_id is not None and (found := terminals(self.frames, message_id)):
+            return found[0]
         return await self.until(
             lambda f: f["type"] in TERMINALS and (message_id is None or f["id"] == message_id),
             within_s,

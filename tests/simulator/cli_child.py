@@ -44,8 +44,10 @@ class Child:
         self._tail = b""
         self._seen = 0
         self._stderr = open(home / "stderr", "w+b")  # noqa: SIM115 - closed in close()
-        env = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", "CLAUDE_CONFIG_DIR": str(self.config),
-               "PYTHONPATH": str(ROOT), **({"CLAUDE_CODE_OAUTH_TOKEN": token} if token else {}), **environment}  # fmt: skip
+        env = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT)}
+        env["CLAUDE_CONFIG_DIR"] = str(self.config)
+        env |= {"CLAUDE_CODE_OAUTH_TOKEN": token} if token else {}
+        env |= environment
         self.started = time.perf_counter()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "simulator.cli", *base, *flags], cwd=self.work, env=env, start_new_session=True,
@@ -58,7 +60,9 @@ class Child:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(DEADLINE_S)
@@ -98,7 +102,7 @@ class Child:
                 if wanted(frame := self.frames[self._seen - 1]):
                     return frame
             if not self._read(end - time.monotonic()):
-                raise Ended(f"not seen; last frames: {[kind(frame) for frame in self.frames[-12:]]}; {self.stderr[-400:]!r}")
+                raise self._ended("stdout has ended")
 
     def turn(self, text: str, **fields: Any) -> list[Frame]:
         """Send a message and return all frames up to its ``result``."""
@@ -136,7 +140,7 @@ class Child:
         """Take in one chunk; False at the end of stdout.  Raises ``Ended`` at the deadline."""
         ready, _, _ = select.select([self._stdout], [], [], max(0.0, seconds))
         if not ready:
-            raise Ended(f"deadline; last frames: {[kind(frame) for frame in self.frames[-12:]]}; {self.stderr[-400:]!r}")
+            raise self._ended("the deadline is over")
         chunk = os.read(self._stdout.fileno(), 1 << 20)
         *lines, self._tail = (self._tail + chunk).split(b"\n")
         for line in lines:
@@ -144,6 +148,9 @@ class Child:
             with contextlib.suppress(ValueError):
                 self.frames.append(json.loads(line))
         return bool(chunk)
+
+    def _ended(self, why: str) -> Ended:
+        return Ended(f"{why}; last frames: {[kind(frame) for frame in self.frames[-12:]]}; {self.stderr[-400:]!r}")
 
 
 def user(text: Any, **fields: Any) -> Frame:
@@ -170,7 +177,8 @@ def bind_token(token: str) -> Frame:
 
 def kind(frame: Frame) -> str:
     """A short name: ``result/success``, ``stream_event/message_start``, ``assistant``."""
-    detail = frame["event"]["type"] if frame.get("type") == "stream_event" else frame.get("subtype") or frame.get("state")
+    event = frame.get("event", {})
+    detail = event.get("type") or frame.get("subtype") or frame.get("state")
     return f"{frame.get('type')}/{detail}" if detail else str(frame.get("type"))
 
 

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from tests.simulator.cli_child import (
-    ROOT, Child, bind_token, control, deltas, is_answer, is_init, is_result, kind, user,
+    ROOT,
+    Child,
+    bind_token,
+    control,
+    deltas,
+    is_answer,
+    is_init,
+    is_result,
+    kind,
+    user,
 )  # fmt: skip
 
 UUID = "11111111-2222-4333-8444-555555555555"
@@ -80,15 +89,16 @@ def test_init_and_result_have_their_key_sets(tmp_path: Path) -> None:
         frames = child.turn("hello")
     init = next(frame for frame in frames if is_init(frame))
     wanted = {
-        "session_id", "uuid", "cwd", "claude_code_version", "model", "permissionMode", "apiKeySource", "tools", "mcp_servers",
-        "slash_commands", "output_style", "skills", "agents", "plugins", "capabilities", "fast_mode_state",
+        "session_id", "uuid", "cwd", "claude_code_version", "model", "permissionMode", "apiKeySource", "tools",
+        "mcp_servers", "slash_commands", "output_style", "skills", "agents", "plugins", "capabilities",
+        "fast_mode_state",
     }  # fmt: skip
     assert wanted <= init.keys()
     assert init["cwd"] == str(child.work)
     wanted = {
-        "duration_ms", "duration_api_ms", "is_error", "num_turns", "stop_reason", "total_cost_usd", "usage", "modelUsage",
-        "permission_denials", "queued_turn_count", "terminal_reason", "result_index", "uuid", "session_id", "result",
-        "api_error_status", "ttft_ms",
+        "duration_ms", "duration_api_ms", "is_error", "num_turns", "stop_reason", "total_cost_usd", "usage",
+        "modelUsage", "permission_denials", "queued_turn_count", "terminal_reason", "result_index", "uuid",
+        "session_id", "result", "api_error_status", "ttft_ms",
     }  # fmt: skip
     assert wanted <= frames[-1].keys()
 
@@ -192,7 +202,13 @@ def test_a_bad_credential_is_a_401(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("status", "error"),
-    [(400, "unknown"), (401, "authentication_failed"), (429, "rate_limit"), (500, "server_error"), (529, "server_error")],
+    [
+        (400, "unknown"),
+        (401, "authentication_failed"),
+        (429, "rate_limit"),
+        (500, "server_error"),
+        (529, "server_error"),
+    ],
 )
 def test_api_errors_end_the_turn(tmp_path: Path, status: int, error: str) -> None:
     """``error=N`` ends as the real program's failures do, and the next turn works."""
@@ -336,7 +352,7 @@ def test_foreign_lines_are_ignored(tmp_path: Path) -> None:
         (b"\xff\xfe", b"Error parsing streaming input line"),
         (b"[" * 100_000, b"Error parsing streaming input line"),
         (b'{"type":"user"}', b"Expected message role 'user', got 'undefined'"),
-        (b'{"type":"user","message":{"role":"assistant","content":"x"}}', b"Expected message role 'user', got 'assistant'"),
+        (b'{"type":"user","message":{"role":"assistant"}}', b"Expected message role 'user', got 'assistant'"),
         (b'{"type":"control_request","request_id":"x"}', b"Missing request on control_request"),
     ],
 )

@@ -134,7 +134,8 @@ def test_a_huge_line_has_its_size(tmp_path: Path) -> None:
 def test_split_writes_change_nothing_but_the_pieces(tmp_path: Path) -> None:
     """Lines written a few bytes at a time are the same lines."""
     with Child(tmp_path) as child:
-        assert child.result("hello [[sim tokens=20 split_writes=3]]")["result"] == "".join(f"hello{n} " for n in range(20))
+        result = child.result("hello [[sim tokens=20 split_writes=3]]")
+    assert result["result"] == "".join(f"hello{index} " for index in range(20))
     assert all(map(is_json, child.raw))
 
 

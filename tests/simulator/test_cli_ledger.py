@@ -32,8 +32,8 @@ def test_every_line_is_recorded(tmp_path: Path) -> None:
 
 def test_a_process_is_identified(tmp_path: Path) -> None:
     """Each record names pid, start, directory and inode; the first one how the process was started."""
-    ledger = tmp_path / "ledger"
-    with Child(tmp_path, "--model=opus", SIMULATOR_LEDGER=str(ledger), ANTHROPIC_BASE_URL="http://127.0.0.1:9") as child:
+    ledger, url = tmp_path / "ledger", "http://127.0.0.1:9"
+    with Child(tmp_path, "--model=opus", SIMULATOR_LEDGER=str(ledger), ANTHROPIC_BASE_URL=url) as child:
         child.ask("get_binary_version")
         ticks = int(Path(f"/proc/{child.process.pid}/stat").read_text().rpartition(")")[2].split()[19])
         assert child.finish() == 0
@@ -43,7 +43,7 @@ def test_a_process_is_identified(tmp_path: Path) -> None:
         (child.process.pid, ticks, str(child.work), inode)
     }
     assert (meta["dir"], meta["argv"][-1]) == ("meta", "--model=opus")
-    assert meta["env"]["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:9"
+    assert meta["env"]["ANTHROPIC_BASE_URL"] == url
     assert meta["env"]["CLAUDE_CODE_OAUTH_TOKEN"] == "dummy-oauth-token"
     assert "PATH" not in meta["env"]
 

@@ -11,7 +11,7 @@ from tests.simulator.cli_child import Child, tool_results
 
 
 class _Server(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:  # noqa: N802 - the base class's name
+    def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
         self.send_response(200 if self.headers["authorization"] == "Bearer good" else 401)
         self.send_header("content-length", "2")

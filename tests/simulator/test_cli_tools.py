@@ -147,8 +147,8 @@ def test_rules_of_the_settings_decide(tmp_path: Path) -> None:
     [
         ("default", "Bash:ls", "runs"), ("default", "Bash:touch made", "asks"), ("default", "Write:f", "asks"),
         ("default", "Read:f", "runs"), ("acceptEdits", "Bash:touch made", "runs"), ("acceptEdits", "Write:f", "runs"),
-        ("acceptEdits", "Bash:curl x", "asks"), ("plan", "Bash:touch made", "asks"), ("dontAsk", "Bash:touch made", "fails"),
-        ("bypassPermissions", "Bash:touch made", "runs"),
+        ("acceptEdits", "Bash:curl x", "asks"), ("plan", "Bash:touch made", "asks"),
+        ("dontAsk", "Bash:touch made", "fails"), ("bypassPermissions", "Bash:touch made", "runs"),
     ],
 )  # fmt: skip
 def test_modes_decide_what_rules_leave_open(tmp_path: Path, mode: str, call: str, happens: str) -> None:
@@ -170,8 +170,8 @@ def test_without_a_prompt_channel_an_ask_is_a_denial(tmp_path: Path) -> None:
 
 def test_flags_carry_rules_and_tools(tmp_path: Path) -> None:
     """``--allowedTools``, ``--disallowedTools`` and ``--tools``, in both spellings and forms."""
-    flags = ("--allowedTools", "Bash(touch:*)", "Read", "--disallowed-tools=WebFetch,Bash(rm:*)", "--tools=Bash,WebFetch")
-    with Child(tmp_path, *flags) as child:
+    allowed, denied = ("--allowedTools", "Bash(touch:*)", "Read"), "--disallowed-tools=WebFetch,Bash(rm:*)"
+    with Child(tmp_path, *allowed, denied, "--tools=Bash,WebFetch") as child:
         frames = child.turn(f"work {TOUCH}")
         assert next(frame for frame in frames if frame.get("subtype") == "init")["tools"] == ["Bash"]
         child.turn('work [[sim tool="Write:x"]]')
@@ -181,10 +181,10 @@ def test_flags_carry_rules_and_tools(tmp_path: Path) -> None:
 
 def test_a_tool_sees_settings_variables_but_no_oauth_token(tmp_path: Path) -> None:
     """An API key of the settings' ``env`` is visible to a command, an OAuth token is not; the scrub hides both."""
-    script = 'echo [$CLAUDE_CODE_OAUTH_TOKEN] [$ANTHROPIC_API_KEY] [$MORE]'
+    script = "echo [$CLAUDE_CODE_OAUTH_TOKEN] [$ANTHROPIC_API_KEY] [$MORE]"
     seen = []
-    for scrub in ({}, {"CLAUDE_CODE_SUBPROCESS_ENV_SCRUB": "1"}):
-        with Child(tmp_path, "--allowedTools=Bash", **scrub) as child:
+    for scrub in ("", "1"):
+        with Child(tmp_path, "--allowedTools=Bash", CLAUDE_CODE_SUBPROCESS_ENV_SCRUB=scrub) as child:
             child.ask("apply_flag_settings", settings={"env": {"ANTHROPIC_API_KEY": "dummy-key", "MORE": "1"}})
             child.turn(f'work [[sim tool="Bash:{script}"]]')
             seen.append(tool_results(child.frames)[0]["content"])
@@ -201,7 +201,7 @@ def test_a_failing_command_is_an_error_result(tmp_path: Path) -> None:
 def test_output_is_bounded(tmp_path: Path) -> None:
     """A command that says a lot does not make the line grow without end."""
     with Child(tmp_path, "--allowedTools=Bash") as child:
-        child.turn('work [[sim tool="Bash:head -c 3000000 /dev/zero | tr \'\\\\0\' x"]]')
+        child.turn("work [[sim tool=\"Bash:head -c 3000000 /dev/zero | tr '\\\\0' x\"]]")
     assert tool_results(child.frames)[0]["content"] == "x" * 30_000
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator import directives
-from simulator.directives import Directives, DirectiveError, parse, parse_words, plain, reply_pieces, tool_input
+from simulator.directives import DirectiveError, Directives, parse, parse_words, plain, reply_pieces, tool_input
 
 
 def test_a_text_without_directive_asks_for_nothing() -> None:
@@ -17,7 +17,14 @@ def test_every_key_of_the_model_is_read() -> None:
     """Numbers, flags, a quoted command and a status arrive as typed values."""
     found = parse('x [[sim tokens=200 ttft_ms=300 itl_ms=0.5 tool="Bash:echo hi" thinking error=529 cut_after=12]]')
     assert found == Directives(
-        present=True, tokens=200, ttft_ms=300.0, itl_ms=0.5, tool=("Bash", "echo hi"), thinking=True, error=529, cut_after=12
+        present=True,
+        tokens=200,
+        ttft_ms=300.0,
+        itl_ms=0.5,
+        tool=("Bash", "echo hi"),
+        thinking=True,
+        error=529,
+        cut_after=12,
     )
 
 
@@ -26,7 +33,7 @@ def test_every_fault_can_stand_as_a_bare_word() -> None:
     words = "die_after hang ignore_term ignore_eof grandchild bad_utf8 garbage_line huge_line split_writes stderr_flood"
     found = parse(f"[[sim {words} never_ready burst detached]]")
     assert (found.die_after, found.hang, found.grandchild, found.huge_line) == (0, 0, 60.0, 12_000_000)
-    assert found.ignore_term and found.ignore_eof and found.bad_utf8 and found.garbage_line and found.burst
+    assert all((found.ignore_term, found.ignore_eof, found.bad_utf8, found.garbage_line, found.burst))
     assert (found.split_writes, found.stderr_flood, found.never_ready, found.detached) == (7, 1_000_000, True, True)
 
 
@@ -51,8 +58,9 @@ def test_absent_keys_come_from_the_base() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        "nonsense", "tokens", "tokens=", "tokens=-1", "tokens=1.5", "tokens=1_0", "tokens=99999999999", "tokens=٣", "error=200",
-        "error=600", "itl_ms=nan", "itl_ms=inf", "itl_ms=1e3", "thinking=maybe", "tool=", "tool=Ba sh", "tool=a/b:c", "tool=Bash:{",
+        "nonsense", "tokens", "tokens=", "tokens=-1", "tokens=1.5", "tokens=1_0", "tokens=99999999999", "tokens=٣",
+        "error=200", "error=600", "itl_ms=nan", "itl_ms=inf", "itl_ms=1e3", "thinking=maybe", "tool=", "tool=Ba sh",
+        "tool=a/b:c", "tool=Bash:{",
         "exit_code=256", "huge_line=0", "=1", "tokens=1,2", '"',
     ],
 )  # fmt: skip

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from simulator.permissions import Rules, decide, rule_text
 
-CWD = "/work"
+CWD = "/srv/x"
 
 
 def verdict(tool: str, command: str, mode: str = "default", **rules: tuple[str, ...]) -> str:
@@ -20,9 +20,10 @@ def verdict(tool: str, command: str, mode: str = "default", **rules: tuple[str, 
         ("Bash", "curl x", True), ("Bash(*)", "curl x", True), ("*", "curl x", True), ("Bash()", "curl x", False),
         ("Bash(curl:*)", "curl x", True), ("Bash(curl:*)", "curl", True), ("Bash(curl:*)", "curlx", False),
         ("Bash(curl *)", "curl x", True), ("Bash(curl x)", "curl x", True), ("Bash(curl x)", "curl xy", False),
-        ("Bash(cu*x)", "curl x", True), ("Bash(curl:*)", "curl a && curl b", True), ("Bash(curl:*)", "curl a && wget b", False),
-        ("Bash(curl:*)", "curl a; wget b", False), ("Bash(curl:*)", "curl a | wget b", False), ("Read", "curl x", False),
-        ("mcp__a", "curl x", False), ("((", "curl x", False),
+        ("Bash(cu*x)", "curl x", True), ("Bash(curl:*)", "curl a && curl b", True),
+        ("Bash(curl:*)", "curl a && wget b", False),
+        ("Bash(curl:*)", "curl a; wget b", False), ("Bash(curl:*)", "curl a | wget b", False),
+        ("Read", "curl x", False), ("mcp__a", "curl x", False), ("((", "curl x", False),
     ],
 )  # fmt: skip
 def test_allow_rules_cover_the_whole_line(rule: str, command: str, matches: bool) -> None:
@@ -38,7 +39,9 @@ def test_one_denied_command_denies_the_line() -> None:
     assert verdict("Bash", "ls", "bypassPermissions", deny=("Bash",)) == "deny"
 
 
-@pytest.mark.parametrize(("rule", "matches"), [("mcp__acme", True), ("mcp__acme__*", True), ("mcp__*", True), ("mcp__ac", False)])
+@pytest.mark.parametrize(
+    ("rule", "matches"), [("mcp__acme", True), ("mcp__acme__*", True), ("mcp__*", True), ("mcp__ac", False)]
+)
 def test_server_rules_cover_its_tools(rule: str, matches: bool) -> None:
     """``mcp__server`` means all tools of that server and of no other."""
     assert (verdict("mcp__acme__find", "", allow=(rule,)) == "allow") is matches
@@ -46,10 +49,10 @@ def test_server_rules_cover_its_tools(rule: str, matches: bool) -> None:
 
 def test_reading_is_free_inside_the_directory() -> None:
     """Reading inside runs, outside asks; editing inside runs only in ``acceptEdits``."""
-    assert verdict("Read", "/work/a") == "allow"
-    assert verdict("Read", "/work/../etc/passwd") == "ask"
-    assert verdict("Write", "/work/a") == "ask"
-    assert verdict("Write", "/work/a", "acceptEdits") == "allow"
+    assert verdict("Read", "/srv/x/a") == "allow"
+    assert verdict("Read", "/srv/x/../etc/passwd") == "ask"
+    assert verdict("Write", "/srv/x/a") == "ask"
+    assert verdict("Write", "/srv/x/a", "acceptEdits") == "allow"
     assert verdict("Write", "/etc/a", "acceptEdits") == "ask"
 
 

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,9 @@ CWD = "/srv/tenant one"
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(tmp_path))
-    yield tmp_path
+    return tmp_path
 
 
 def said(text: str) -> dict[str, str]:
@@ -65,7 +64,8 @@ def test_what_was_said_is_taken_up(config: Path) -> None:
     kept.flush()
     again = Transcript(ID, CWD, "2.1.329")
     again.take_up(ID, CWD)
-    assert (again.earlier, again.cost_usd) == (1, pytest.approx(100 * 2e-6 + 5 * 1e-5))
+    assert again.earlier == 1
+    assert again.cost_usd == pytest.approx(100 * 2e-6 + 5 * 1e-5)
     fork = Transcript(OTHER, CWD, "2.1.329")
     fork.take_up(ID, "/elsewhere")
     fork.user(said("two"), "", 0.0)

@@ -1,0 +1,121 @@
+"""Permission prompts: the first answer wins, nobody waits for ever, and everything is bounded."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from broker.requests import MAX_PENDING, REMEMBERED, Outcome, PendingRequests, Prompt
+from protocol.codes import ErrorCode
+from protocol.errors import ClientError
+
+IDS = st.sampled_from([f"r{number}" for number in range(6)])
+OUTCOMES: list[Outcome] = ["allowed", "denied", "expired", "withdrawn"]
+
+
+def prompt(request_id: str, deadline: float = 10.0) -> Prompt:
+    return Prompt(request_id, f'{{"request_id":"{request_id}"}}'.encode(), b"{}", deadline)
+
+
+def code(requests: PendingRequests, request_id: str) -> ErrorCode:
+    with pytest.raises(ClientError) as caught:
+        requests.find(request_id)
+    assert caught.value.ref == request_id
+    return caught.value.code
+
+
+class Prompts(RuleBasedStateMachine):
+    """The pending prompts in order, and the outcome of those that are settled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests = PendingRequests()
+        self.pending: dict[str, float] = {}
+        self.settled: dict[str, Outcome] = {}
+
+    @rule(request_id=IDS, deadline=st.integers(0, 9))
+    def add(self, request_id: str, deadline: float) -> None:
+        assert self.requests.has_room_for(request_id) == (request_id not in self.pending)
+        if request_id not in self.pending:
+            self.requests.add(prompt(request_id, deadline))
+            self.pending[request_id] = deadline
+
+    @rule(request_id=IDS)
+    def find(self, request_id: str) -> None:
+        if request_id in self.pending:
+            assert self.requests.find(request_id).request_id == request_id
+        else:
+            known = request_id in self.settled
+            assert code(self.requests, request_id) is (
+                ErrorCode.ALREADY_ANSWERED if known else ErrorCode.UNKNOWN_REQUEST
+            )  # fmt: skip
+
+    @rule(request_id=IDS, outcome=st.sampled_from(OUTCOMES))
+    def settle(self, request_id: str, outcome: Outcome) -> None:
+        found = self.requests.settle(request_id, outcome)
+        assert (found is not None) == (request_id in self.pending)
+        if self.pending.pop(request_id, None) is not None:
+            self.settled[request_id] = outcome
+
+    @rule(now=st.integers(0, 9))
+    def expire(self, now: float) -> None:
+        due = [request_id for request_id, deadline in self.pending.items() if deadline <= now]
+        assert [found.request_id for found in self.requests.expired(now)] == due
+        assert len(self.requests) == len(self.pending)
+
+    @rule()
+    def withdraw(self) -> None:
+        assert [found.request_id for found in self.requests.withdraw_all()] == list(self.pending)
+        self.settled |= dict.fromkeys(self.pending, "withdrawn")
+        self.pending.clear()
+
+    @invariant()
+    def agree(self) -> None:
+        assert len(self.requests) == len(self.pending)
+        assert self.requests.lines == [prompt(request_id).line for request_id in self.pending]
+        assert self.requests.next_deadline == min(self.pending.values(), default=None)
+
+
+def test_the_prompts_are_their_model() -> None:
+    """Add, find, settle, expire, withdraw: in any order each prompt is settled once and told apart afterwards."""
+    run_state_machine_as_test(Prompts, settings=settings(max_examples=60, stateful_step_count=30, deadline=None))
+
+
+def test_a_late_answer_is_told_the_outcome() -> None:
+    """Whoever comes second hears how it ended; a prompt that never was is unknown."""
+    requests = PendingRequests()
+    requests.add(prompt("r1"))
+    assert requests.settle("r1", "denied") == prompt("r1")
+    assert requests.settle("r1", "allowed") is None
+    with pytest.raises(ClientError, match="settled: denied"):
+        requests.find("r1")
+    assert code(requests, "r2") is ErrorCode.UNKNOWN_REQUEST
+
+
+def test_a_prompt_expires_at_its_deadline() -> None:
+    """At the deadline it is due, and it stays pending until it is settled."""
+    requests = PendingRequests()
+    requests.add(prompt("r1", 10.0))
+    requests.add(prompt("r2", 5.0))
+    assert requests.next_deadline == 5.0
+    assert requests.expired(4.999) == []
+    assert requests.expired(5.0) == requests.expired(5.0) == [prompt("r2", 5.0)]
+    requests.settle("r2", "expired")
+    assert requests.next_deadline == 10.0
+
+
+def test_the_bounds() -> None:
+    """No more than so many wait, and no more than so many settled ones are remembered."""
+    requests = PendingRequests()
+    for number in range(MAX_PENDING):
+        assert requests.has_room_for(f"r{number}")
+        requests.add(prompt(f"r{number}"))
+    assert not requests.has_room_for("more")
+    requests.settle("r0", "allowed")
+    assert requests.has_room_for("more")
+    assert not requests.has_room_for("r1")
+    for number in range(REMEMBERED + 1):
+        requests.add(prompt(f"s{number}"))
+        requests.settle(f"s{number}", "allowed")
+    assert code(requests, "s0") is ErrorCode.UNKNOWN_REQUEST
+    assert code(requests, f"s{REMEMBERED}") is ErrorCode.ALREADY_ANSWERED

@@ -1,0 +1,51 @@
+"""A neighbour whose turn streams on while others misbehave, and what the broker must look like afterwards.
+
+Callers: the end-to-end tests of bad input and of slow readers.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.kit.broker import Broker
+from tests.kit.client import Client, connected, contiguous
+
+LONGEST_GAP_S = 1.0
+"""Between two frames of the neighbour, which come every 10 ms."""
+
+
+@asynccontextmanager
+async def neighbour(broker: Broker) -> AsyncIterator[Client]:
+    """Somebody whose turn streams all the while; fails when a frame is missing or comes late."""
+    async with connected(broker.url, hello={}) as client:
+        await client.say("[[sim tokens=100000 itl_ms=10]] all the while", "long")
+        await client.until_type("stream_event")
+        loop = asyncio.get_running_loop()
+        arrivals = [loop.time()]
+
+        async def read() -> None:
+            while (await client.receive())["type"] != "broker.turn_completed":
+                arrivals.append(loop.time())
+
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(read())
+            yield client
+            await client.ask("interrupt", "stop")
+            await asyncio.wait_for(reading, 20)
+        gaps = (later - earlier for earlier, later in itertools.pairwise(arrivals))
+        assert contiguous(client.frames)
+        assert max(gaps) < LONGEST_GAP_S
+
+
+def no_bug(broker: Broker) -> bool:
+    """Whether the log tells of no exception and no error."""
+    text = broker.log_text()
+    return "Traceback" not in text and '"exception"' not in text and '"level":"error"' not in text
+
+
+def rss_mb(broker: Broker) -> float:
+    """Resident memory of the broker's own process."""
+    status = Path(f"/proc/{broker.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024

@@ -1,0 +1,233 @@
+"""Readers that do not keep up: the stalled one is cut in time, the slow one is served, and what was missed is told."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.e2e.beside import neighbour, no_bug, rss_mb
+from tests.kit.broker import Broker, started_broker
+from tests.kit.client import Client, connected, contiguous
+from tests.kit.raw import PING, Cut, RawClient, ServerBytes, client_frame, raw_connection
+from tests.oracle import Oracle
+from tests.waiting import eventually
+
+SEND_DEADLINE_S = 2.0
+CUT_WITHIN_S = SEND_DEADLINE_S + 2
+REPLAY_FRAMES = 5000
+HUGE_BYTES = 12_000_000
+MEBIBYTE = 2**20
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory, oracle: Oracle) -> Iterator[Broker]:
+    """A broker that gives a stalled reader two seconds."""
+    config = {
+        "server": {"send_deadline_s": SEND_DEADLINE_S},
+        "replay": {"frames": REPLAY_FRAMES},
+        "pool": {"profiles": {"default": {"warm": 2}}},
+    }
+    with started_broker(tmp_path_factory.mktemp("slow"), config) as found:
+        oracle.allow(pid=found.pid)
+        yield found
+
+
+class Sipper:
+    """A client whose socket takes little, and that reads only when told to."""
+
+    def __init__(self, raw: socket.socket) -> None:
+        self._socket = raw
+        self._bytes = ServerBytes()
+        self.texts: list[bytes] = []
+        self.close_code: int | None = None
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes as they are.  Raises ``OSError`` when nobody is there any more."""
+        await asyncio.get_running_loop().sock_sendall(self._socket, data)
+
+    async def say(self, frame: dict[str, Any]) -> None:
+        """Send one frame."""
+        await self.send(client_frame(json.dumps(frame).encode()))
+
+    async def sip(self, size: int = 65536) -> bool:
+        """Read once; False at the end of the connection."""
+        try:
+            async with asyncio.timeout(20):
+                data = await asyncio.get_running_loop().sock_recv(self._socket, size)
+        except OSError:
+            return False
+        for opcode, payload in self._bytes.feed(data):
+            if opcode == 1:
+                self.texts.append(payload)
+            elif opcode == 8:
+                self.close_code = int.from_bytes(payload[:2], "big")
+        return bool(data)
+
+    @property
+    def frames(self) -> list[dict[str, Any]]:
+        """What has been read so far."""
+        return [json.loads(text) for text in self.texts]
+
+    def is_cut(self) -> bool:
+        """Whether the broker has ended the connection, without reading from it."""
+        rows = open("/proc/net/tcp").read().splitlines()
+        port = self._socket.getsockname()[1]
+        states = [row.split()[3] for row in rows if row.split()[1].endswith(f":{port:04X}")]
+        return states != ["01"]  # not ESTABLISHED
+
+
+@asynccontextmanager
+async def sipper(broker: Broker, session: str) -> AsyncIterator[Sipper]:
+    """Connect with a receive buffer of 4 KiB, say hello and read ``broker.welcome``."""
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", broker.port))
+        client = Sipper(raw)
+        fields = ("Host: 127.0.0.1:%d" % broker.port, "Upgrade: websocket", "Connection: Upgrade",
+                  "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Version: 13")  # fmt: skip
+        await client.send("\r\n".join(["GET /v1/chat/ws HTTP/1.1", *fields, "", ""]).encode())
+        await client.say({"type": "broker.hello", "session": {"mode": "open", "id": session}})
+        while not client.texts:
+            assert await client.sip()
+        yield client
+
+
+async def cut_after(client: Sipper, asked_at: float) -> float:
+    """Seconds from ``asked_at`` until the broker has ended the connection."""
+    await eventually(client.is_cut, 20)
+    return asyncio.get_running_loop().time() - asked_at
+
+
+def resumed(session: str, epoch: str, last_seq: int) -> dict[str, Any]:
+    """Hello's fields to go on behind ``last_seq``."""
+    return {"session": {"mode": "resume", "id": session, "epoch": epoch, "last_seq": last_seq}}
+
+
+def is_honest(client: Client, last_seq: int) -> bool:
+    """Whether what came after welcome begins where it was said to, and has no gap."""
+    welcome, numbered = client.welcome, client.numbered()
+    first = welcome["lost"]["to"] + 1 if welcome["lost"] else last_seq + 1
+    return numbered[0]["seq"] == first and contiguous(numbered)
+
+
+@pytest.mark.parametrize("pings", [False, True], ids=["silent", "pinging"])
+async def test_a_stalled_reader_is_cut_and_may_come_back(broker: Broker, pings: bool) -> None:
+    """Who takes no byte for send_deadline_s is cut, also when it goes on talking; then it is told what it lost."""
+    name = f"stalled-{pings}"
+    async with neighbour(broker):
+        async with sipper(broker, name) as client:
+            epoch = client.frames[0]["epoch"]
+            await client.say({"type": "user_message", "id": "m-1", "content": "[[sim tokens=30000 itl_ms=0.1]] much"})
+            began = asyncio.get_running_loop().time()
+            if pings:
+                async with asyncio.TaskGroup() as group:
+                    watch = group.create_task(cut_after(client, began))
+                    await eventually(lambda: _pinged(client, watch), 20)
+                taken = watch.result()
+            else:
+                taken = await cut_after(client, began)
+            assert taken < CUT_WITHIN_S + 1  # the turn begins, and the kernel's buffers fill, before the clock runs
+        async with connected(broker.url, hello=resumed(name, epoch, 0)) as back:
+            assert (await back.terminal("m-1"))["type"] == "broker.turn_completed"
+            assert back.welcome["lost"] is None or back.welcome["lost"]["reason"] == "too_far_behind"
+            assert is_honest(back, 0)
+    assert broker.log_events("connection.stalled")
+    assert no_bug(broker)
+
+
+def _pinged(client: Sipper, watch: "asyncio.Task[float]") -> bool:
+    """Send one ping without waiting; True once the connection is over."""
+    try:
+        client._socket.send(client_frame(b"still here", PING))
+    except OSError:
+        return True
+    return watch.done()
+
+
+async def test_a_slow_reader_gets_a_huge_line_whole(broker: Broker) -> None:
+    """A reader that takes a little at a time is never cut, although 12 MB take it longer than the deadline."""
+    async with neighbour(broker) as other, sipper(broker, "slow") as client:
+        await client.say({"type": "user_message", "id": "m-1", "content": f"[[sim huge_line={HUGE_BYTES} tokens=3]] a"})
+        loop = asyncio.get_running_loop()
+        began, seen = loop.time(), 0
+        while not any(b'"broker.turn_completed"' in text[:40] for text in client.texts):
+            for _ in range(8):
+                assert await client.sip(4096)
+            seen = len(other.frames)
+            await eventually(lambda: len(other.frames) > seen)  # one sip for each frame of the neighbour
+        assert loop.time() - began > SEND_DEADLINE_S
+        huge = next(text for text in client.texts if len(text) > MEBIBYTE)
+        assert len(huge) == HUGE_BYTES + len(b',"seq":%d' % json.loads(huge)["seq"])
+        assert set(json.loads(huge)["summary"]) == {"x"}
+        assert contiguous(client.frames)
+    assert no_bug(broker)
+
+
+async def test_a_reader_that_falls_off_the_log_is_told(broker: Broker) -> None:
+    """A reader that is slower than the log is long is closed with 4001, and a resume says what is lost."""
+    async with sipper(broker, "behind") as client:
+        epoch = client.frames[0]["epoch"]
+        await client.say({"type": "user_message", "id": "m-1", "content": "[[sim tokens=60000 burst]] a"})
+        async with connected(broker.url, hello={"session": {"mode": "open", "id": "behind"}}) as other:
+            await other.terminal("m-1")
+        while await client.sip():
+            pass
+        assert client.close_code == 4001
+        last = max(frame.get("seq", 0) for frame in client.frames)
+        assert contiguous(client.frames)
+        async with connected(broker.url, hello=resumed("behind", epoch, last)) as back:
+            assert back.welcome["lost"]["from"] == last + 1
+            assert back.welcome["lost"]["reason"] == "too_far_behind"
+            await back.until_type("broker.turn_completed")
+            assert is_honest(back, last)
+    assert no_bug(broker)
+
+
+PINGS = client_frame(b"x" * 125, PING) * 500
+
+
+async def flood(raw: RawClient, chunk: bytes, total: int) -> int:
+    """Send until ``total`` bytes are out or the broker ends it; the bytes sent."""
+    sent = 0
+    try:
+        while sent < total:
+            await raw.send_raw(chunk)
+            sent += len(chunk)
+    except Cut:
+        pass
+    return sent
+
+
+@pytest.mark.parametrize("hello", [False, True], ids=["before-hello", "after-hello"])
+async def test_a_ping_flood_is_cut(broker: Broker, hello: bool) -> None:
+    """Pings whose pongs nobody reads end the connection long before they fill the broker's memory."""
+    async with neighbour(broker):
+        before = rss_mb(broker)
+        async with raw_connection(broker.port) as raw:
+            if hello:
+                await raw.send({"type": "broker.hello"})
+                assert (await raw.frame())["type"] == "broker.welcome"
+            async with asyncio.timeout(20):
+                sent = await flood(raw, PINGS, 100 * MEBIBYTE)
+            assert sent < 100 * MEBIBYTE
+        assert rss_mb(broker) - before < 20
+    assert no_bug(broker)
+
+
+async def test_questions_without_readers_are_cut(broker: Broker) -> None:
+    """A client that asks for ever and reads no answer is stopped by its own full buffer, then cut."""
+    ask = client_frame(b'{"type":"broker.ping","t":1}') * 1000
+    async with neighbour(broker):
+        before = rss_mb(broker)
+        async with raw_connection(broker.port) as raw:
+            await raw.send({"type": "broker.hello"})
+            assert (await raw.frame())["type"] == "broker.welcome"
+            async with asyncio.timeout(CUT_WITHIN_S + 10):
+                assert await flood(raw, ask, 100 * MEBIBYTE) < 100 * MEBIBYTE
+        assert rss_mb(broker) - before < 20
+    assert no_bug(broker)
