@@ -4,6 +4,7 @@ The broker is a child subreaper, so whatever a dying CLI leaves behind becomes t
 that left the process group.  Callers: ``broker.process`` after each death, ``broker.app`` at start and at the end.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -24,13 +25,24 @@ def become_subreaper() -> bool:
     return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
-async def kill_marked(marker: str) -> int:
-    """Kill every adopted descendant whose environment holds ``BROKER_SLOT=marker``; returns how many.
+awaited: Final[set[int]] = set()
+"""Children whose exit status ``broker.process`` waits for; nobody else may reap them."""
 
-    Killing one may hand its own children over, so it looks until a round finds none, at most ``SWEEP_DEADLINE_S``.
+
+async def kill_marked(marker: str, group: int) -> int:
+    """Kill and reap every adopted descendant of a process that has died; returns how many.
+
+    They are known by ``BROKER_SLOT=marker`` in their environment, which a dead one does not show any more, or by the
+    process group ``group``.  Killing one may hand its own children over, so it looks until a round finds none, at most
+    ``SWEEP_DEADLINE_S``.
     """
     wanted = f"{MARKER}={marker}".encode()
-    return await _kill(lambda pid: wanted in _environment(pid))
+    return await _kill(lambda pid: _group(pid) == group or wanted in _environment(pid))
+
+
+def reap_strays() -> int:
+    """Reap adopted descendants that have died by themselves, whoever's they were; returns how many.  Never waits."""
+    return sum(_is_reaped(pid) for pid in _children() if pid not in awaited)
 
 
 async def kill_adopted() -> int:
@@ -56,8 +68,17 @@ def _children() -> list[int]:
     """Direct children of this process; the marker tells whose they were."""
     children: list[int] = []
     for task in Path("/proc/self/task").iterdir():
-        children += map(int, (task / "children").read_text().split())
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            children += map(int, (task / "children").read_text().split())
     return children
+
+
+def _group(pid: int) -> int | None:
+    """The process group, also of a zombie (proc_pid_stat(5), field 5)."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[2])
+    except OSError:
+        return None
 
 
 def _environment(pid: int) -> list[bytes]:

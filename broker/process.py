@@ -19,7 +19,7 @@ import structlog
 
 from broker.errors import ProcessError
 from broker.launcher import Launch
-from broker.orphans import kill_marked
+from broker import orphans
 from protocol.codes import FailureReason
 from protocol.lines import Line, LineFramer
 
@@ -161,7 +161,7 @@ class Process:
         await self.dead.wait()
         with anyio.move_on_after(DRAIN_AFTER_DEATH_S):
             await self.stdout_closed.wait()
-        await kill_marked(self._launch.marker)
+        await orphans.kill_marked(self._launch.marker, self.pid)
         self._close_pipes()
         self.exited.set()
 

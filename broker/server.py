@@ -180,12 +180,12 @@ class Server:
             left = socket.unsent_bytes
             if left == 0 or socket.transport.is_closing():
                 del self._stalled[socket]
-            elif left != unsent:
+            elif left < unsent:  # more is no progress: pongs add to it
                 self._stalled[socket] = (left, now)
             elif now - since >= self._config.server.send_deadline_s:
                 del self._stalled[socket]
                 log.warning("connection.stalled", unsent_bytes=left)
-                socket.cut(CloseCode.SLOW_CONSUMER.label)
+                socket.cut(CloseCode.SLOW_CONSUMER.label, reset=True)
 
 
 def _select_subprotocol(connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:

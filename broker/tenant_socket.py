@@ -8,6 +8,7 @@ that grows past its bound while data *arrives* cuts the connection.
 
 import asyncio
 import socket
+import struct
 from collections.abc import Callable
 
 from websockets.asyncio.server import ServerConnection
@@ -15,6 +16,9 @@ from websockets.protocol import State
 
 NOTSENT_LOWAT_BYTES = 65536
 """Unsent bytes that the kernel takes before it says stop: backpressure is then felt early and is true."""
+
+RESET_AT_CLOSE = struct.pack("ii", 1, 0)
+"""SO_LINGER: closing sends RST and drops what is unsent."""
 
 
 class TenantSocket(ServerConnection):
@@ -47,7 +51,7 @@ class TenantSocket(ServerConnection):
         """Called by the loop; a peer that floods pings and reads no pongs is cut here."""
         super().data_received(data)
         if self.transport.get_write_buffer_size() > self.buffer_limit + self.in_flight:
-            self.cut("ping_flood")
+            self.cut("ping_flood", reset=True)
 
     def pause_writing(self) -> None:
         """Called by the loop when bytes stay unsent."""
@@ -79,10 +83,17 @@ class TenantSocket(ServerConnection):
         """Bytes that the kernel has not taken yet."""
         return self.transport.get_write_buffer_size()
 
-    def cut(self, reason: str) -> None:
-        """Abort the transport at once; harmless when it is closing already."""
+    def cut(self, reason: str, *, reset: bool = False) -> None:
+        """Abort the transport at once; harmless when it is closing already.
+
+        ``reset``: the kernel forgets its share too.  It would offer it for minutes to a peer that takes nothing, and
+        that peer would not learn that it was cut.
+        """
         if not self.transport.is_closing():
             self.cut_reason = reason
+            raw = self.transport.get_extra_info("socket")
+            if reset and raw is not None:
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
             self.transport.abort()
 
     def set_max_message_bytes(self, limit: int) -> None:

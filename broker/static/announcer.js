@@ -33,7 +33,8 @@ export class Announcer {
     const isOver = isSettled(turn);
     const to = isOver ? text.length : sentenceEnd(text, from);
     if (to > from && !isReplay) this.say(text.slice(from, to));
-    if (isOver && !isReplay) this.say(turn.isStopped ? "Stopped." : turn.state === "done" ? "End of the reply." : "The turn failed.");
+    const end = turn.isStopped ? "Stopped." : turn.state === "done" ? "End of the reply." : "The turn failed.";
+    if (isOver && !isReplay) this.say(end);
     this.#told.set(turn.key, isOver ? Infinity : isReplay ? text.length : to);
   }
 }

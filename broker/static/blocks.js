@@ -1,13 +1,17 @@
 /**
  * The blocks of a reply: words, thoughts, tool calls; grown by deltas, settled by the complete message behind them.
  *
- * Pure.  A block is found by its message and its index.  The CLI writes each block twice: as deltas while it grows, then
- * whole, as an `assistant` line.  The whole one wins, so a reply whose beginning was lost is complete in the end.
+ * Pure.  A block is found by its message and its index.  The CLI writes each block twice: as deltas while it grows,
+ * then whole, as an `assistant` line.  The whole one wins, so a reply whose beginning was lost is complete in the end.
  * Caller: view.js.
  */
 
 const TYPES = new Map([
-  ["text", "text"], ["thinking", "thinking"], ["tool_use", "tool"], ["server_tool_use", "tool"], ["mcp_tool_use", "tool"],
+  ["text", "text"],
+  ["thinking", "thinking"],
+  ["tool_use", "tool"],
+  ["server_tool_use", "tool"],
+  ["mcp_tool_use", "tool"],
 ]);
 const TYPE_OF_DELTA = new Map([["text_delta", "text"], ["thinking_delta", "thinking"], ["input_json_delta", "tool"]]);
 
@@ -23,7 +27,8 @@ export function openBlock(turn, message, index, content) {
   if (!type) return null;
   const key = `${message}-${index}`;
   const known = turn.blocks.find((block) => block.key === key);
-  return known ?? add(turn, { key, message, type, text: content.text ?? content.thinking ?? "", ...toolFields(content) });
+  const text = content.text ?? content.thinking ?? "";
+  return known ?? add(turn, { key, message, type, text, ...toolFields(content) });
 }
 
 export function appendDelta(turn, message, index, delta) {
@@ -47,7 +52,8 @@ export function settleMessage(turn, message) {
 function settle(turn, message, type, content) {
   const isIt = (one) =>
     one.type === type && !one.isFinal && ["", message].includes(one.message) && (!one.id || one.id === content.id);
-  const block = turn.blocks.find(isIt) ?? add(turn, { key: `${message}+${turn.blocks.length}`, message, type, text: "" });
+  const key = `${message}+${turn.blocks.length}`;
+  const block = turn.blocks.find(isIt) ?? add(turn, { key, message, type, text: "" });
   Object.assign(block, toolFields(content), { isFinal: true, rev: block.rev + 1 });
   if (type === "tool") block.input = content.input ?? {};
   else block.text = content.text ?? content.thinking ?? block.text;

@@ -23,7 +23,7 @@ const announcer = new Announcer($("announcer"));
 const dock = new Dock({ send: submit, stop, answer, act, draft: (text) => save("draft", text) });
 const settings = new Settings(onSettings);
 let view = newView();
-let conversation = load("conversation", null); // {id, isKnown, model}: isKnown once the broker has welcomed it
+let conversation = load("conversation", null); // {id, isKnown, model, start}; isKnown: the broker has welcomed it
 let instance = load("instance", null) ?? rename();
 let toldCredentials = conversation?.isKnown ? JSON.stringify(settings.credentials()) : null;
 let connection = null;
@@ -32,7 +32,7 @@ let stopping = null; // the interrupt that is under way: {turn, frame}
 let isAtEnd = true;
 let isPaintDue = false;
 
-// -- the conversation ---------------------------------------------------------------------------------------------------
+// -- the conversation -----------------------------------------------------------------------------------------------
 
 /** Take up the conversation of this tab, or begin one. */
 function connect() {
@@ -70,18 +70,29 @@ function hello() {
 }
 
 function onFrame(frame) {
+  const asked = view.controls.get(frame.response?.request_id ?? frame.ref);
   if (!apply(view, frame)) return;
-  if (frame.type === "broker.accepted" || frame.type === "broker.error" || frame.type === "broker.message") keepOutbox();
-  if (frame.type === "broker.state" && "model" in frame) conversation.model = view.model;
+  if (["broker.accepted", "broker.error", "broker.message"].includes(frame.type)) keepOutbox();
+  if (frame.type === "broker.state" && "model" in frame) onModel(view.model);
+  const isRefused = frame.type === "broker.error" || frame.response?.subtype === "error";
+  if (isRefused && asked?.subtype === "set_model") onModel(conversation.model);
   if (frame.type === "broker.error" && frame.code === "credentials_required") openSettings("credential");
   paintSoon();
+}
+
+/** The model that the process really has; the picker follows. */
+function onModel(model) {
+  conversation.model = model;
+  save("conversation", conversation);
+  settings.set({ model: model ?? "" });
 }
 
 function onStatus(now) {
   status = now;
   if (now.state === "ready") onReady();
   if (now.state === "retrying" && now.isTooBig) {
-    for (const turn of unaccepted(view)) refuse(view, turn, { code: "too_large", message: "The broker refused it for its size." });
+    const error = { code: "too_large", message: "The broker refused it for its size." };
+    for (const turn of unaccepted(view)) refuse(view, turn, error);
     keepOutbox();
   }
   if (now.state === "final") onFinal(now);
@@ -97,7 +108,7 @@ function onReady() {
   for (const turn of unaccepted(view)) sendTurn(turn);
   for (const prompt of view.prompts.filter((one) => one.answer)) connection.send(answerFrame(prompt));
   if (stopping && view.current?.id === stopping.turn) connection.send(stopping.frame);
-  if ((settings.values.model || null) !== conversation.model) changeModel(settings.values.model);
+  if ((settings.values.model || null) !== conversation.model) changeModel(settings.values.model); // changed meanwhile
 }
 
 function onFinal({ code, error }) {
@@ -109,7 +120,7 @@ function onFinal({ code, error }) {
   else if (error === "credentials_required") openSettings("credential");
 }
 
-// -- what the user does -------------------------------------------------------------------------------------------------
+// -- what the user does ---------------------------------------------------------------------------------------------
 
 function submit(text) {
   const turn = say(view, newId(), text);
@@ -142,7 +153,9 @@ function control(request) {
 function stop() {
   const turn = view.current;
   if (!turn || stopping?.turn === turn.id) return;
-  stopping = { turn: turn.id, frame: control(turn.id === null ? { subtype: "interrupt" } : { subtype: "interrupt", turn: turn.id }) };
+  const request = { subtype: "interrupt" };
+  if (turn.id !== null) request.turn = turn.id; // never the one after it
+  stopping = { turn: turn.id, frame: control(request) };
   paintSoon();
 }
 
@@ -154,25 +167,26 @@ function answer(prompt, decision) {
 
 function changeModel(model) {
   settings.set({ model });
-  if (connection.isReady) {
-    conversation.model = model || null;
-    control({ subtype: "set_model", model: model || null });
-  } else if (!conversation.isKnown) startOver(false);
+  if (connection.isReady) control({ subtype: "set_model", model: model || null });
+  else if (!conversation.isKnown) startOver(false);
   paintSoon();
 }
 
 function onSettings(changed) {
   const isFresh = turns(view).length === 0 && changed.size > 0;
   if (!conversation.isKnown || isFresh) startOver();
-  else if (changed.has("token") || changed.has("credential") || changed.has("credentialKind")) connection.reopen();
-  if (!isFresh && changed.has("systemPrompt")) note(view, "info", "The new system prompt takes effect with a new conversation.");
+  else if (["token", "credential", "credentialKind"].some((name) => changed.has(name))) connection.reopen();
+  if (!isFresh && changed.has("systemPrompt")) {
+    note(view, "info", "The new system prompt takes effect with a new conversation.");
+  }
   paintSoon();
 }
 
 function openSettings(focus = "") {
   const { cli, readyMs, start, missReason } = view;
   const facts = [["Conversation", conversation.id]];
-  if (start) facts.push(["Process", [start, missReason, readyMs !== null && `ready in ${duration(readyMs)}`].filter(Boolean).join(", ")]);
+  const process = [start, missReason, readyMs !== null && `ready in ${duration(readyMs)}`].filter(Boolean);
+  if (start) facts.push(["Process", process.join(", ")]);
   if (cli) facts.push(["CLI", `${cli.version}${cli.simulated ? " (simulated)" : ""}`]);
   settings.open(facts, focus);
 }
@@ -207,7 +221,7 @@ async function copy(element) {
   element.textContent = "Copied";
 }
 
-// -- painting -----------------------------------------------------------------------------------------------------------
+// -- painting -------------------------------------------------------------------------------------------------------
 
 function paintSoon() {
   if (isPaintDue) return;
@@ -220,9 +234,10 @@ function paintSoon() {
 
 function paint() {
   if (stopping && view.current?.id !== stopping.turn) stopping = null;
-  transcript.paint(view, status.state === "ready");
-  dock.paint(view, status, { isStopping: stopping !== null, model: conversation.model, wanted: settings.values.model });
-  announcer.follow(turns(view).findLast((turn) => turn.state !== "sending" && turn.state !== "queued"), view.lastSeq <= view.truth.seq);
+  transcript.paint(view, status.state);
+  dock.paint(view, status, { isStopping: stopping !== null, model: settings.values.model });
+  const newest = turns(view).findLast((turn) => turn.state !== "sending" && turn.state !== "queued");
+  announcer.follow(newest, view.lastSeq <= view.truth.seq);
   if (isAtEnd) $("scroller").scrollTop = $("scroller").scrollHeight;
   else $("latest").hidden = false;
 }

@@ -11,6 +11,8 @@ const STABLE_MS = 5_000; // a connection that held so long starts the back-off a
 const WELCOMED_ATTEMPT = 3; // one that was welcomed and lost at once goes on from here at most
 const SILENCE_MS = 30_000; // without a frame for so long: ask
 const PONG_MS = 10_000; // no answer: the connection is dead, whatever the browser thinks
+const OPEN_MS = 20_000; // from the attempt to the upgrade
+const REFUSAL_MS = 3_000;
 const ENDED = 1000;
 const TOO_BIG = 1009;
 const MAX_HELLO_BYTES = 60_000; // brokers take 64 KiB before they know who it is
@@ -75,12 +77,14 @@ export class Connection {
     this.#goAwayMs = 0;
     this.onStatus({ state: "connecting", attempt: this.#attempt });
     const hello = JSON.stringify(this.hello());
-    if (new Blob([hello]).size > MAX_HELLO_BYTES) return this.#end("The system prompt is too long for the broker.", "too_large");
+    if (new Blob([hello]).size > MAX_HELLO_BYTES) return this.#end("The system prompt is too long.", "too_large");
     const socket = new WebSocket(this.url, subprotocols(this.token()));
     let wasOpen = false;
     this.#socket = socket;
+    this.#timers.silence = setTimeout(() => this.#closed(1006, true), OPEN_MS);
     socket.onopen = () => {
       wasOpen = true;
+      clearTimeout(this.#timers.silence);
       socket.send(hello);
     };
     socket.onmessage = (event) => this.#socket === socket && this.#receive(event.data);
@@ -116,7 +120,6 @@ export class Connection {
 
   #receive(text) {
     const frame = JSON.parse(text);
-    this.#listen();
     if (frame.type === "broker.welcome") {
       this.isReady = true;
       this.#error = null;
@@ -124,6 +127,7 @@ export class Connection {
       this.#timers.stable = setTimeout(() => (this.#attempt = 0), STABLE_MS);
     } else if (frame.type === "broker.error") this.#error = frame;
     else if (frame.type === "broker.go_away") this.#goAwayMs = frame.reconnect_after_ms;
+    if (this.isReady) this.#listen();
     this.onFrame(frame);
     if (frame.type === "broker.welcome") this.onStatus({ state: "ready" });
   }
@@ -132,7 +136,7 @@ export class Connection {
   #listen() {
     clearTimeout(this.#timers.silence);
     this.#timers.silence = setTimeout(() => {
-      if (this.isReady) this.send({ type: "broker.ping", t: 0 });
+      this.send({ type: "broker.ping", t: 0 });
       this.#timers.silence = setTimeout(() => this.#closed(1006, true), PONG_MS);
     }, SILENCE_MS);
   }
@@ -178,9 +182,12 @@ export class Connection {
   async #refusal() {
     const token = this.token();
     const headers = token ? { Authorization: `Bearer ${token}` } : {};
+    const signal = AbortSignal.timeout(REFUSAL_MS);
     try {
-      const answer = await fetch(this.url.replace(/^ws/, "http"), { headers, cache: "no-store", signal: AbortSignal.timeout(3_000) });
-      if (answer.status === 401) return { isFinal: true, code: "unauthorized", reason: "The broker does not accept this access token." };
+      const answer = await fetch(this.url.replace(/^ws/, "http"), { headers, signal, cache: "no-store" });
+      if (answer.status === 401) {
+        return { isFinal: true, code: "unauthorized", reason: "The broker does not accept this access token." };
+      }
       if (answer.status === 426) return null;
       const body = await answer.json();
       const waitMs = 1_000 * Number(answer.headers.get("Retry-After") ?? 0);

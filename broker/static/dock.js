@@ -9,9 +9,20 @@ import { inputText } from "./transcript.js";
 import { title } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
+const CLOCK_MS = 250;
 const CALM_MS = 700; // a connection that is back by then was never worth a word
+const FINGERS_MS = 300; // a prompt cannot be answered by a click that was meant for what stood there before
 const WORDS = new Map([
-  ["connecting", "Connecting"], ["ready", "Connected"], ["waiting", "Waiting"], ["retrying", "Reconnecting"], ["final", "Not connected"],
+  ["connecting", "Connecting"],
+  ["ready", "Connected"],
+  ["waiting", "Waiting"],
+  ["retrying", "Reconnecting"],
+  ["final", "Not connected"],
+]);
+const WELCOMES = new Map([
+  ["warm", "A warm process is yours"],
+  ["cold", "A process was started for you"],
+  ["restored", "Your process is back"],
 ]);
 /** What can be done about a final close, by code. */
 const REMEDIES = new Map([
@@ -28,6 +39,8 @@ export class Dock {
   #message = $("message");
   #troubleSince = performance.now();
   #shownPrompt = null;
+  #shownAt = -Infinity;
+  #arming = 0;
   #prompt = null;
   #banner = "";
   #canSend = false;
@@ -52,7 +65,7 @@ export class Dock {
     $("allow").addEventListener("click", () => this.#answer("allow"));
     $("deny").addEventListener("click", () => this.#answer("deny"));
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && !event.defaultPrevented && !$("settings").open) callbacks.stop();
+      if (event.key === "Escape" && !event.isComposing && !$("settings").open) callbacks.stop();
     });
     document.addEventListener("click", ({ target }) => {
       const button = target.closest("[data-action]");
@@ -99,7 +112,7 @@ export class Dock {
 
   // -- painting --
 
-  paint(view, status, { isStopping, model, wanted }) {
+  paint(view, status, { isStopping, model }) {
     const state = status.state !== "ready" && view.waiting ? "waiting" : status.state;
     $("status").dataset.state = state;
     setText($("status-text"), WORDS.get(state));
@@ -111,9 +124,8 @@ export class Dock {
     this.#paintBanner(view, status, state);
     this.#paintPrompt(view.prompts, status.state === "ready");
     this.#paintEmpty(view, status);
-    const shown = (status.state === "ready" ? model : wanted) ?? "";
-    if (![...$("model").options].some((option) => option.value === shown)) $("model").append(new Option(shown, shown));
-    $("model").value = shown;
+    if (![...$("model").options].some((option) => option.value === model)) $("model").append(new Option(model, model));
+    $("model").value = model;
   }
 
   #paintBanner(view, status, state) {
@@ -121,36 +133,48 @@ export class Dock {
     else if (this.#troubleSince === Infinity) this.#troubleSince = performance.now();
     const isCalm = state !== "final" && performance.now() - this.#troubleSince < CALM_MS;
     clearTimeout(this.#clock);
-    if (state !== "ready" && state !== "final") this.#clock = setTimeout(() => this.#paintBanner(view, status, state), 250);
+    const isPassing = state !== "ready" && state !== "final";
+    if (isPassing) this.#clock = setTimeout(() => this.#paintBanner(view, status, state), CLOCK_MS);
     $("banner").hidden = state === "ready" || isCalm;
     if ($("banner").hidden) return;
-    const { text, actions } = bannerOf(view, status, state);
+    const { text, clock, actions } = bannerOf(view, status, state);
     setText($("banner-text"), text);
+    setText($("banner-clock"), clock ?? "");
     $("banner").dataset.state = state;
     if (this.#banner === JSON.stringify(actions)) return;
     this.#banner = JSON.stringify(actions);
-    const buttons = actions.map(([words, action]) => make("button", { type: "button", textContent: words, data: { action } }));
-    $("banner-actions").replaceChildren(...buttons);
+    const button = ([words, action]) => make("button", { type: "button", textContent: words, data: { action } });
+    $("banner-actions").replaceChildren(...actions.map(button));
   }
 
   #paintPrompt(prompts, isOnline) {
     const prompt = prompts.find((one) => one.answer === null) ?? null;
     this.#prompt = prompt;
-    for (const id of ["allow", "deny"]) $(id).disabled = !isOnline;
     setText($("prompt-count"), prompts.length > 1 ? `${prompts.length} requests wait` : "");
-    if (prompt?.id === this.#shownPrompt) return;
+    const isNew = prompt !== null && prompt.id !== this.#shownPrompt;
+    if (isNew) this.#shownAt = performance.now();
+    this.#enableAnswers(isOnline);
+    if ((prompt?.id ?? null) === this.#shownPrompt) return;
     const hadFocus = $("prompt").contains(document.activeElement);
     this.#shownPrompt = prompt?.id ?? null;
     $("prompt").hidden = prompt === null;
     if (prompt) {
       $("prompt-title").replaceChildren("Allow ", make("strong", { textContent: prompt.tool }), "?");
-      setText($("prompt-about"), [prompt.about, prompt.path && `It concerns ${prompt.path}`].filter(Boolean).join(". "));
+      const about = [prompt.about, prompt.path && `It concerns ${prompt.path}`];
+      setText($("prompt-about"), about.filter(Boolean).join(". "));
       setText($("prompt-input"), inputText(prompt.input));
     }
     // Never under the fingers of somebody who is typing: an Enter must not become an answer.
     const isTyping = document.activeElement === this.#message && this.#message.value !== "";
     if (prompt && !isTyping && !$("settings").open) $("prompt").focus();
     else if (!prompt && hadFocus) this.focus();
+  }
+
+  #enableAnswers(isOnline) {
+    const waitMs = this.#shownAt + FINGERS_MS - performance.now();
+    for (const id of ["allow", "deny"]) $(id).disabled = !isOnline || waitMs > 0;
+    clearTimeout(this.#arming);
+    if (isOnline && waitMs > 0) this.#arming = setTimeout(() => this.#enableAnswers(isOnline), waitMs);
   }
 
   #answer(decision) {
@@ -162,9 +186,9 @@ export class Dock {
     $("empty").hidden = !isEmpty;
     if (!isEmpty) return;
     $("examples").hidden = !view.cli?.simulated;
-    const found = { warm: "A warm process is yours", cold: "A process was started for you", restored: "Your process is back" };
-    const text = `${found[view.start] ?? "Your process is ready"}${view.readyMs === null ? "" : `, bound in ${view.readyMs.toFixed(1)} ms`}.`;
-    setText($("empty-text"), status.state === "ready" ? text : "\u00a0");
+    const found = WELCOMES.get(view.start) ?? "Your process is ready";
+    const time = view.readyMs === null ? "" : `, bound in ${view.readyMs.toFixed(1)} ms`;
+    setText($("empty-text"), status.state === "ready" ? `${found}${time}.` : "\u00a0");
   }
 
   /** Fill the model picker.  Without the list it keeps offering the default. */
@@ -190,7 +214,7 @@ function bannerOf(view, status, state) {
   }
   if (state === "connecting") return { text: "Connecting to the broker.", actions: [] };
   const seconds = Math.ceil(Math.max(0, status.at - performance.now()) / 1_000);
-  return { text: `${status.reason} Next attempt in ${seconds} s.`, actions: [["Try now", "retry"]] };
+  return { text: status.reason, clock: `Next attempt in ${seconds} s.`, actions: [["Try now", "retry"]] };
 }
 
 function setText(element, text) {

@@ -8,7 +8,11 @@
 const FENCE = /^ {0,3}(`{3,}(?!.*`)|~{3,})\s*(.*)$/;
 const HEADING = /^(#{1,6})\s+(.*)$/;
 const ITEM = /^\s*(?:[-*+]|(\d{1,9})[.)])\s+(.*)$/;
-const INLINE = /(`+)(.+?)\1|\*\*(?=\S)(.+?)\*\*|(?<![\w*])\*(?=[^\s*])([^*\n]*[^\s*])\*(?![\w*])|(https?:\/\/[^\s<>"'`)\]]*[^\s<>"'`)\].,;:!?])/g;
+const CODE = /(`+)(.+?)\1/;
+const STRONG = /\*\*(?=\S)(.+?)\*\*/;
+const EMPHASIS = /(?<![\w*])\*(?=[^\s*])([^*\n]*[^\s*])\*(?![\w*])/;
+const LINK = /(https?:\/\/[^\s<>"'`)\]]*[^\s<>"'`)\].,;:!?])/;
+const INLINE = new RegExp([CODE, STRONG, EMPHASIS, LINK].map((one) => one.source).join("|"), "g");
 
 /** Split a text into `{kind, text, ...}`; the last one may still grow.  kind: text | heading | list | code. */
 export function segments(text) {
@@ -35,7 +39,8 @@ export function segments(text) {
       close();
     } else if (item) {
       const isOrdered = item[1] !== undefined;
-      if (open?.kind !== "list" || open.isOrdered !== isOrdered) begin("list", { isOrdered, first: Number(item[1] ?? 1) });
+      const goesOn = open?.kind === "list" && open.isOrdered === isOrdered;
+      if (!goesOn) begin("list", { isOrdered, first: Number(item[1] ?? 1) });
       open.lines.push(item[2]);
     } else if (line.trim() === "") close();
     else if (open?.kind === "list" && /^\s/.test(line)) open.lines[open.lines.length - 1] += `\n${line.trim()}`;
@@ -45,7 +50,10 @@ export function segments(text) {
 }
 
 const HAS_MARKS = /[`*]|https?:/;
-const signature = (segment) => `${segment.kind}|${segment.level ?? segment.first ?? segment.language ?? ""}|${segment.lines.join("\n")}`;
+
+function signature({ kind, level, first, language, lines }) {
+  return `${kind}|${level ?? first ?? language ?? ""}|${lines.join("\n")}`;
+}
 
 /** An element with properties (`data` and `aria-*` too) and children; null children are left out. */
 export function make(tag, properties = {}, ...children) {
@@ -96,7 +104,8 @@ function build(segment) {
 function code({ language, lines }) {
   const body = make("pre", { tabIndex: 0 }, make("code", { textContent: lines.join("\n") }));
   const copy = make("button", { type: "button", className: "quiet", textContent: "Copy", data: { action: "copy" } });
-  return make("figure", { className: "code" }, make("figcaption", {}, make("span", { textContent: language || "text" }), copy), body);
+  const caption = make("figcaption", {}, make("span", { textContent: language || "text" }), copy);
+  return make("figure", { className: "code" }, caption, body);
 }
 
 function inline(parent, text) {

@@ -40,8 +40,8 @@ export class Settings {
     for (const [name, value] of Object.entries(this.values)) {
       if (this.#form.elements[name]) this.#form.elements[name].value = value;
     }
-    const rows = facts.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]);
-    document.getElementById("facts").replaceChildren(...rows);
+    const row = ([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })];
+    document.getElementById("facts").replaceChildren(...facts.flatMap(row));
     this.#dialog.showModal();
     if (focus) this.#form.elements[focus]?.focus();
   }

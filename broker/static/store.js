@@ -1,7 +1,7 @@
 /**
  * What this tab remembers, in sessionStorage and nowhere else: it is gone when the tab is closed.
  *
- * Secrets are among it, so nothing here may ever go to localStorage.  Where storage is forbidden it lasts until a reload.
+ * Secrets are among it, so nothing here may ever go to localStorage.  Where storage is forbidden, a reload forgets it.
  * Callers: chat.js, settings.js.
  */
 

@@ -1,8 +1,8 @@
 /**
  * The conversation on the screen: paints the turns and notices of a view, and only those that changed.
  *
- * It reads the view and writes the document; what its buttons mean is chat.js's business (`data-action`).  All text goes
- * in as text.  Caller: chat.js, once per animation frame.
+ * It reads the view and writes the document; what its buttons mean is chat.js's business (`data-action`).  All text
+ * goes in as text.  Caller: chat.js, once per animation frame.
  */
 
 import { make, paintText } from "./markup.js";
@@ -15,6 +15,7 @@ const STARTS = new Map([
   ["restored", "A process was started to take this conversation up again."],
   ["attached", "This conversation had a process already."],
 ]);
+const SENDING = new Map([["ready", "Sending"], ["final", "Not sent"]]);
 const LONG_PREVIEW = 96;
 const LONG_WAIT_MS = 100; // a time in the queue that is worth a word
 
@@ -36,13 +37,14 @@ export function inputText(input) {
 
 export class Transcript {
   #root;
-  #painted = new Map(); // key of an item -> {element, rev, isOnline, waitsFor, blocks}
+  #painted = new Map(); // key of an item -> {element, rev, around, blocks}
 
   constructor(root) {
     this.#root = root;
   }
 
-  paint(view, isOnline) {
+  /** `link`: the state of the connection, as connection.js names it. */
+  paint(view, link) {
     const keys = new Set();
     const asked = new Set(view.prompts.filter((prompt) => !prompt.answer).map((prompt) => prompt.toolUseId));
     const waitsFor = [...asked].join();
@@ -53,10 +55,10 @@ export class Transcript {
       const wanted = previous ? previous.nextSibling : this.#root.firstChild;
       if (entry.element !== wanted) this.#root.insertBefore(entry.element, wanted);
       previous = entry.element;
-      const isWaiting = item.kind === "turn" && !isSettled(item);
-      if (entry.rev === item.rev && (!isWaiting || (entry.isOnline === isOnline && entry.waitsFor === waitsFor))) continue;
-      Object.assign(entry, { rev: item.rev, isOnline, waitsFor });
-      if (item.kind === "turn") paintTurn(entry, item, isOnline, asked);
+      const around = item.kind === "turn" && !isSettled(item) ? `${link} ${waitsFor}` : "";
+      if (entry.rev === item.rev && entry.around === around) continue;
+      Object.assign(entry, { rev: item.rev, around });
+      if (item.kind === "turn") paintTurn(entry, item, link, asked);
       else paintNotice(entry.element, item);
     }
     for (const [key, entry] of this.#painted) {
@@ -68,13 +70,13 @@ export class Transcript {
 
   #add(item) {
     const element = item.kind === "turn" ? turnFrame(item) : make("p", { className: "notice" });
-    const entry = { element, rev: -1, isOnline: null, blocks: new Map() };
+    const entry = { element, rev: -1, around: "", blocks: new Map() };
     this.#painted.set(item.key, entry);
     return entry;
   }
 }
 
-// -- notices ------------------------------------------------------------------------------------------------------------
+// -- notices --------------------------------------------------------------------------------------------------------
 
 const lostText = ({ range, reason }) => `Part of the output is missing here (frames ${range}): ${describe(reason)}`;
 
@@ -83,7 +85,7 @@ function paintNotice(element, notice) {
   element.textContent = notice.tone === "lost" && notice.range ? lostText(notice) : notice.text;
 }
 
-// -- turns --------------------------------------------------------------------------------------------------------------
+// -- turns ----------------------------------------------------------------------------------------------------------
 
 function turnFrame(turn) {
   return make(
@@ -97,14 +99,14 @@ function turnFrame(turn) {
   );
 }
 
-function paintTurn(entry, turn, isOnline, asked) {
+function paintTurn(entry, turn, link, asked) {
   const [question, reply, progress, problem, meta] = entry.element.children;
   entry.element.dataset.state = turn.state;
   question.textContent = turn.text ?? "";
   question.hidden = turn.text === null;
   paintBlocks(entry.blocks, reply, turn, asked);
   reply.hidden = turn.blocks.length === 0;
-  replace(progress, progressOf(turn, isOnline, asked));
+  replace(progress, progressOf(turn, link, asked));
   replace(problem, problemOf(turn));
   replace(meta, metaOf(turn));
 }
@@ -114,58 +116,67 @@ function replace(parent, children) {
   parent.replaceChildren(...children);
 }
 
-const button = (text, action) => make("button", { type: "button", className: "quiet", textContent: text, data: { action } });
+function button(text, action) {
+  return make("button", { type: "button", className: "quiet", textContent: text, data: { action } });
+}
 
 /** What stands below a turn that has not ended. */
-function progressOf(turn, isOnline, asked) {
+function progressOf(turn, link, asked) {
   const words = (text) => make("span", { textContent: text });
-  if (turn.state === "sending") return [words(isOnline ? "Sending" : "Will be sent when the connection is back")];
+  if (turn.state === "sending") return [words(SENDING.get(link) ?? "Will be sent when the connection is back")];
   if (turn.state === "queued") {
     const text = turn.ahead > 1 ? `Queued behind ${turn.ahead} messages` : "Queued";
-    return isOnline ? [words(text), button("Cancel", "cancel")] : [words(text)];
+    return link === "ready" ? [words(text), button("Cancel", "cancel")] : [words(text)];
   }
   if (turn.state !== "running") return [];
   const last = turn.blocks.at(-1);
   const isGrowing = last && !last.isFinal && last.type !== "tool";
   const retry = turn.retry && `The model's API failed; attempt ${turn.retry.attempt} of ${turn.retry.of}`;
   const dots = make("span", { className: "dots", "aria-hidden": "true" }, make("i"), make("i"), make("i"));
-  return isGrowing || asked.has(last?.id ?? "") ? [] : retry ? [dots, words(retry)] : [dots, make("span", { className: "unseen", textContent: "Working" })];
+  if (isGrowing || asked.has(last?.id ?? "")) return [];
+  return [dots, retry ? words(retry) : make("span", { className: "unseen", textContent: "Working" })];
 }
 
 function problemOf(turn) {
-  if (turn.state === "unknown") return [make("p", { textContent: "How this turn ended is not known: that part of the output is lost." })];
+  const words = (text) => make("p", { textContent: text });
+  if (turn.state === "unknown") return [words("How this turn ended is not known: that part of the output is lost.")];
   const error = turn.error;
   if (!error) return [];
-  if (error.code === "cancelled" && error.applied === "no") return [make("p", { textContent: "Withdrawn." }), reuse(turn)];
+  if (error.code === "cancelled" && error.applied === "no") return [words("Withdrawn."), reuse(turn)];
   const effects = { unknown: "It may have had effects.", yes: "What it did until then stays done." }[error.applied];
+  const name = [make("strong", { textContent: title(error.code) }), make("code", { textContent: error.code })];
+  const remedy = /auth|credential/.test(error.code) ? button("Settings", "settings") : null;
   return [
-    make("p", { className: "problem-title" }, make("strong", { textContent: title(error.code) }), make("code", { textContent: error.code })),
-    make("p", { textContent: sentences(error.message, effects) }),
-    make("p", { className: "actions" }, reuse(turn), /auth|credential/.test(error.code) ? button("Settings", "settings") : null),
+    make("p", { className: "problem-title" }, ...name),
+    words(sentences(error.message, effects)),
+    make("p", { className: "actions" }, reuse(turn), remedy),
   ];
 }
 
 /** One after the other, each with an end and a beginning that look like it. */
 function sentences(...texts) {
-  const whole = texts.filter((text) => text?.trim()).map((text) => text.trim().replace(/^[a-z]/, (letter) => letter.toUpperCase()));
+  const capital = (text) => text.trim().replace(/^[a-z]/, (letter) => letter.toUpperCase());
+  const whole = texts.filter((text) => text?.trim()).map(capital);
   return whole.map((text) => (/[.!?…]$/.test(text) ? text : `${text}.`)).join(" ");
 }
 
 const reuse = (turn) => (turn.text ? button("Edit and send again", "reuse") : "");
 
 function metaOf(turn) {
-  if (turn.state !== "done" && turn.ttftMs === null) return [];
-  const parts = [];
-  if (turn.start) parts.push(make("span", { className: "start", textContent: turn.start, title: STARTS.get(turn.start) ?? "", data: { start: turn.start } }));
-  if (turn.ttftMs !== null) parts.push(make("span", { className: "ttft", textContent: `first token ${duration(turn.ttftMs)}` }));
-  if (turn.queueMs > LONG_WAIT_MS) parts.push(make("span", { textContent: `${duration(turn.queueMs)} in the queue` }));
-  if (turn.durationMs !== null) parts.push(make("span", { textContent: `${duration(turn.durationMs)} in all` }));
-  if (turn.outputTokens) parts.push(make("span", { textContent: `${turn.outputTokens} tokens` }));
-  if (turn.isStopped) parts.push(make("span", { className: "stopped", textContent: "stopped" }));
-  return parts;
+  const { start, ttftMs, queueMs, durationMs, outputTokens, isStopped } = turn;
+  if (turn.state !== "done" && ttftMs === null) return [];
+  const part = (text, more = {}) => make("span", { textContent: text, ...more });
+  return [
+    start && part(start, { className: "start", title: STARTS.get(start) ?? "", data: { start } }),
+    ttftMs !== null && part(`first token ${duration(ttftMs)}`, { className: "ttft" }),
+    queueMs > LONG_WAIT_MS && part(`${duration(queueMs)} in the queue`),
+    durationMs !== null && part(`${duration(durationMs)} in all`),
+    outputTokens && part(`${outputTokens} tokens`),
+    isStopped && part("stopped"),
+  ].filter(Boolean);
 }
 
-// -- blocks -------------------------------------------------------------------------------------------------------------
+// -- blocks ---------------------------------------------------------------------------------------------------------
 
 function paintBlocks(painted, reply, turn, asked) {
   const isOver = isSettled(turn);
@@ -182,9 +193,11 @@ function paintBlocks(painted, reply, turn, asked) {
 function blockFrame({ type }) {
   if (type === "text") return make("div", { className: "text" });
   if (type === "lost") return make("p", { className: "notice", data: { tone: "lost" } });
-  const body = type === "thinking" ? [make("div")] : [make("pre", { className: "input", tabIndex: 0 }), make("pre", { className: "result", tabIndex: 0 })];
-  const parts = [make("span", { className: "name" }), make("code", { className: "preview" }), make("span", { className: "state" })];
-  return make("details", { className: type, open: true }, make("summary", {}, ...parts), ...body);
+  const pre = (className) => make("pre", { className, tabIndex: 0 });
+  const body = type === "thinking" ? [make("div")] : [pre("input"), pre("result")];
+  const line = [make("span", { className: "name" }), make("code", { className: "preview" })];
+  const summary = make("summary", {}, ...line, make("span", { className: "state" }));
+  return make("details", { className: type, open: true }, summary, ...body);
 }
 
 const PAINTERS = {

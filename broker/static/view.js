@@ -1,9 +1,9 @@
 /**
  * Frames in, view state out: what the page knows of one conversation.
  *
- * Pure: no DOM, no clock, no network.  A view is changed in place, because a reply of thousands of tokens would otherwise
- * be copied thousands of times; `rev` of a turn, and of a block in it, grows with each change, so that a painter can
- * skip what it has painted.  Callers: chat.js (every frame, every message that is sent), the tests in tests/browser.
+ * Pure: no DOM, no clock, no network.  A view is changed in place, because a reply of thousands of tokens would
+ * otherwise be copied thousands of times; `rev` of a turn, and of a block in it, grows with each change, so that a
+ * painter can skip what it has painted.  Callers: chat.js (every frame, every message that is sent), tests/browser.
  */
 
 import { appendDelta, attachResult, openBlock, settleMessage, textOf } from "./blocks.js";
@@ -11,6 +11,7 @@ import { answerFailed, dropPrompt, keepPending, takePrompt } from "./prompts.js"
 
 /** State of a turn: sending -> queued -> running -> done | failed | unknown. */
 const UNSETTLED = new Set(["sending", "queued", "running"]);
+const MAX_ITEMS = 1_000; // then the oldest leave the page
 
 export function newView() {
   return {
@@ -22,7 +23,7 @@ export function newView() {
     start: null, readyMs: null, missReason: null, cli: null, limits: null, sessionId: null,
     model: null, // as last told by the broker; null is its default
     waiting: null, goAway: null,
-    truth: { seq: 0, pending: new Set(), alive: null }, // what the last welcome said, and up to which frame it holds
+    truth: { seq: 0, pending: new Set(), alive: null }, // what the last welcome said, and where it holds
   };
 }
 
@@ -69,13 +70,14 @@ export function refuse(view, turn, error) {
 function newTurn(id, text, state) {
   return {
     kind: "turn", key: id ?? "", id, text, state, rev: 0, by: null, blocks: [], ahead: 0, messageId: null,
-    start: null, ttftMs: null, queueMs: 0, durationMs: null, outputTokens: null, isStopped: false, error: null, errorText: null,
-    retry: null,
+    start: null, ttftMs: null, queueMs: 0, durationMs: null, outputTokens: null, isStopped: false, error: null,
+    errorText: null, retry: null,
   };
 }
 
 function push(view, item) {
   view.items.push(item);
+  if (view.items.length > MAX_ITEMS) view.items.shift();
   touch(view, item);
   return item;
 }
@@ -91,7 +93,7 @@ function settle(view, turn, state, fields) {
   touch(view, turn);
 }
 
-// -- the connection's own frames ----------------------------------------------------------------------------------------
+// -- the connection's own frames ------------------------------------------------------------------------------------
 
 function onWelcome(view, frame) {
   const { epoch, lost, replay, turn, queued, pending, head_seq: head, start } = frame;
@@ -104,18 +106,18 @@ function onWelcome(view, frame) {
     epoch, lastSeq: readFrom, waiting: null, goAway: null, sessionId: frame.session_id, cli: frame.cli,
     limits: frame.limits, truth: { seq: head, pending: new Set(pending.map((request) => request.request_id)), alive },
   });
-  if (start && start !== "attached") Object.assign(view, { start, readyMs: frame.ready_ms, missReason: frame.miss_reason });
+  const isNewProcess = start && start !== "attached";
+  if (isNewProcess) Object.assign(view, { start, readyMs: frame.ready_ms, missReason: frame.miss_reason });
   keepPending(view, pending);
   if (turn && turn.first_seq <= readFrom && view.current?.id !== turn.id) begin(view, turn.id, null);
   for (const id of queued) if (lost && !find(view, id)) push(view, newTurn(id, null, "queued"));
   view.rev += 1;
 }
 
-/** Everything that is kept was read: a turn that is not alive and has no end lost it, and nobody can tell it any more. */
+/** Everything that is kept was read: a turn that is not alive and has no end lost it, and nobody can tell it now. */
 function forget(view) {
-  for (const turn of turns(view)) {
-    if (turn.state !== "sending" && !isSettled(turn) && !view.truth.alive.has(turn.id)) settle(view, turn, "unknown", {});
-  }
+  const open = turns(view).filter((turn) => turn.state !== "sending" && !isSettled(turn));
+  for (const turn of open) if (!view.truth.alive.has(turn.id)) settle(view, turn, "unknown", {});
   view.truth.alive = null;
 }
 
@@ -157,7 +159,7 @@ function onControlResponse(view, frame) {
   view.rev += 1;
 }
 
-// -- turns --------------------------------------------------------------------------------------------------------------
+// -- turns ----------------------------------------------------------------------------------------------------------
 
 function onMessage(view, frame) {
   const turn = find(view, frame.id) ?? push(view, newTurn(frame.id, null, "queued"));
@@ -194,7 +196,8 @@ function onCompleted(view, frame) {
   const turn = frame.id === null ? (view.current?.id === null ? view.current : null) : find(view, frame.id);
   if (!turn) return;
   const hasFailed = frame.is_error && !frame.stopped;
-  const error = hasFailed ? { code: frame.error ?? frame.subtype, message: turn.errorText ?? "", applied: null } : null;
+  const code = frame.error ?? frame.subtype;
+  const error = hasFailed ? { code, message: turn.errorText ?? "", applied: null } : null;
   settle(view, turn, hasFailed ? "failed" : "done", {
     error, isStopped: frame.stopped, ttftMs: frame.ttft_ms, queueMs: frame.queue_ms, durationMs: frame.duration_ms,
     outputTokens: frame.usage?.output_tokens ?? null, start: turn.start ?? view.start,
@@ -207,7 +210,7 @@ function onFailed(view, frame) {
   if (turn) settle(view, turn, "failed", { error: { code, message: detail ?? "", applied } });
 }
 
-// -- the CLI's frames ---------------------------------------------------------------------------------------------------
+// -- the CLI's frames -----------------------------------------------------------------------------------------------
 
 function onStreamEvent(view, frame) {
   const event = frame.event ?? {};
@@ -249,7 +252,7 @@ function onSystem(view, frame) {
   touch(view, view.current);
 }
 
-// -- what changed in the session ----------------------------------------------------------------------------------------
+// -- what changed in the session ------------------------------------------------------------------------------------
 
 function onState(view, frame) {
   if ("model" in frame) view.model = frame.model;
@@ -258,7 +261,8 @@ function onState(view, frame) {
     const isLost = frame.reason === "resume_lost";
     if (isLost) note(view, "lost", "A new process was started, and it does not remember what was said before.");
   }
-  for (const [name, text] of Object.entries(frame.mcp_errors ?? {})) note(view, "error", `MCP server ${name}: ${text}`);
+  const mcpErrors = Object.entries(frame.mcp_errors ?? {});
+  for (const [name, text] of mcpErrors) note(view, "error", `MCP server ${name}: ${text}`);
   view.rev += 1;
 }
 

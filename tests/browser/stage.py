@@ -94,7 +94,7 @@ class Chat:
         return "".join(await self.turn(index).locator(".text").all_text_contents())
 
     async def until(self, script: str, argument: Any = None) -> None:
-        """Until a JavaScript function returns something true (a function: the page's policy forbids to evaluate text)."""
+        """Until a JavaScript function (the page's policy forbids mere expressions) returns something true."""
         await self.page.wait_for_function(script, arg=argument)
 
     async def wait_words(self, count: int, index: int = -1) -> None:
@@ -148,7 +148,10 @@ class Stage:
 @asynccontextmanager
 async def staged(folder: Path, config: Mapping[str, Any] | None = None) -> AsyncIterator[Stage]:
     """Start everything and end it.  Skips where there is no Chromium."""
-    names = {"server": {"allowed_hosts": [NAME], "allowed_origins": [f"http://{NAME}"]}}
+    names = {
+        "server": {"allowed_hosts": [NAME], "allowed_origins": [f"http://{NAME}"]},
+        "stop": {"drain_timeout_s": 0.5},  # some tests end with a prompt open
+    }
     executable = shutil.which("chromium")
     if executable is None:
         pytest.skip("Chromium is missing (Debian: apt-get install chromium)")

@@ -1,6 +1,7 @@
 """The page for people who type, who listen, who hold a phone, who prefer the dark, who dislike motion."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.async_api import expect
@@ -9,7 +10,7 @@ from tests.browser.stage import Chat, staged
 
 pytestmark = pytest.mark.browser
 
-PHONE = {"viewport": {"width": 360, "height": 640}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
+PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 640}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
 LONG = "x" * 300
 WIDE = f"# {LONG}\n\n{LONG} https://example.com/{LONG}\n\n- {LONG}\n\n```\n{LONG}\n```"
 
@@ -32,7 +33,8 @@ CONTRAST = """() => {
     const seen = [...document.querySelectorAll('body *')].filter(element =>
         element.checkVisibility() && !element.disabled && !element.closest('.unseen, .skip, svg')
         && [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim()));
-    return seen.map(element => [`${element.tagName}.${element.className} ${element.textContent.slice(0, 30)}`, ratio(element)]);
+    const name = element => `${element.tagName}.${element.className} ${element.textContent.slice(0, 30)}`;
+    return seen.map(element => [name(element), ratio(element)]);
 }"""
 
 OVERFLOWS = """() => [...document.querySelectorAll('html, body, header, main, footer, .turn, .reply, .text, #composer')]
@@ -86,6 +88,7 @@ async def test_everything_works_with_the_keyboard_alone(tmp_path: Path) -> None:
         await chat.until("() => document.activeElement.id === 'prompt'")
         await keyboard.press("Enter")  # what was meant for the composer must not answer
         assert await chat.page.locator("#prompt").is_visible()
+        await expect(chat.page.locator("#allow")).to_be_enabled()
         for _ in range(3):
             await keyboard.press("Tab")
         assert await focused(chat) == "allow"

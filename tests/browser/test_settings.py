@@ -33,7 +33,7 @@ async def fill(chat: Chat, **fields: str) -> None:
 
 
 async def test_the_broker_asks_for_a_token_and_gets_it(tmp_path: Path, oracle: Oracle) -> None:
-    """Without a token the page opens its settings; a wrong one is named; the right one connects, and a reload keeps it."""
+    """Without a token the page opens its settings, a wrong one is named, the right one connects, a reload keeps it."""
     token, file = make_token(tmp_path)
     oracle.canaries.add(token)
     config = {"auth": {"mode": "tokens", "file": file}, "pool": {"isolation": "none"}}
@@ -120,9 +120,14 @@ async def test_a_refused_setting_is_named(tmp_path: Path) -> None:
         await chat.page.keyboard.press("Escape")
         await chat.page.select_option("#model", "claude-unknown-1")
         await expect(chat.page.locator(".notice")).to_contain_text("set_model")
-        await chat.page.click("#new")
+        await expect(chat.page.locator("#model")).to_have_value("")
+        await chat.page.evaluate("""() => {
+            sessionStorage.removeItem('broker.conversation');
+            sessionStorage.setItem('broker.settings', JSON.stringify({model: 'claude-unknown-1'}));
+        }""")
+        await chat.page.reload()
         await expect(chat.page.locator("#banner")).to_contain_text("A setting was refused")
-        await chat.page.select_option("#model", "")
+        await chat.page.select_option("#model", "sonnet")
         await chat.wait_connected()
         await chat.say("Hi [[sim tokens=1]]")
         await chat.wait_turn("done", 0)

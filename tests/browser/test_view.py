@@ -1,4 +1,4 @@
-"""The page's reducer and its renderer, without the page around them: pure modules, run where they belong, in a browser."""
+"""The page's reducer and its renderer without the page around them: pure modules, run where they belong."""
 
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,8 @@ async def test_a_turn_that_began_before_the_log_is_shown(tmp_path: Path) -> None
 
 async def test_unknown_frames_change_nothing(tmp_path: Path) -> None:
     """Types that the page does not know, and names that every object has, are no events."""
-    strange = [{"type": name, "seq": seq} for seq, name in enumerate(("constructor", "__proto__", "broker.new", "x"), 1)]
+    names = ("constructor", "__proto__", "broker.new", "x")
+    strange = [{"type": name, "seq": seq} for seq, name in enumerate(names, 1)]
     async with staged(tmp_path) as stage, stage.chat() as chat:
         view = await reduced(chat, [hello(), *strange])
         assert view["items"] == []

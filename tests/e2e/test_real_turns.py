@@ -1,5 +1,6 @@
 """A turn on the real CLI: tools, interrupts, errors of the API, what a policy forbids."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from simulator.messages_api import MessagesApi
 from tests.e2e.real import VERSIONS, options, posts, real_broker
-from tests.kit.client import Client, connected
+from tests.kit.client import Client, Frame, connected
 
 pytestmark = [pytest.mark.real_cli, pytest.mark.timeout(120)]
 
@@ -42,6 +43,10 @@ async def test_an_allowed_prompt_runs_the_tool_and_a_denied_one_does_not(version
                 assert resolved == ["allowed", "denied"]
 
 
+def _begins(kind: str) -> Callable[[Frame], bool]:
+    return lambda frame: frame["type"] == kind and frame.get("subtype") in (None, "init")
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_an_interrupt_ends_the_turn_at_any_moment(version: str, tmp_path: Path) -> None:
     """Sent with the message, at init and in mid-stream: the turn ends as stopped and the next one works."""
@@ -51,9 +56,7 @@ async def test_an_interrupt_ends_the_turn_at_any_moment(version: str, tmp_path: 
                 for number, moment in enumerate(("at once", "system", "stream_event")):
                     await client.say(f"[[sim tokens=400 itl_ms=20]] {moment}")
                     if moment != "at once":
-                        await client.until(
-                            lambda f, m=moment: f["type"] == m and f.get("subtype") in (None, "init"), 60
-                        )
+                        await client.until(_begins(moment), 60)
                     request = {"subtype": "interrupt"}
                     await client.send({"type": "control_request", "request_id": f"i{number}", "request": request})
                     end = await client.terminal(within_s=30)
