@@ -4,7 +4,7 @@ Callers: the series of ``cold-vs-warm``.  Every figure begins when the bytes of 
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -80,10 +80,17 @@ def checked(arrivals: list[Arrival], expected: str) -> list[Arrival]:
     return arrivals
 
 
-async def at_once(url: str, count: int, options: Options, lag: LoopLag, text: str | None = TEXT) -> list[Arrival]:
+async def at_once(
+    url: str,
+    count: int,
+    options: Options,
+    lag: LoopLag,
+    text: str | None = TEXT,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> list[Arrival]:
     """``count`` open sockets say hello in the same moment; all stay until the last one has arrived.
 
-    Raises ``TenantFailed``, ``OSError``.
+    ``around`` is entered before the first hello and left after the last arrival.  Raises ``TenantFailed``, ``OSError``.
     """
     arrivals: list[Arrival] = []
 
@@ -93,10 +100,11 @@ async def at_once(url: str, count: int, options: Options, lag: LoopLag, text: st
     async with AsyncExitStack() as stack:
         tenants = [await stack.enter_async_context(connect(url)) for _ in range(count)]
         asked = [options() for _ in tenants]
-        async with _watched(lag), anyio.create_task_group() as group:
-            for tenant, hello in zip(tenants, asked, strict=True):
-                tenant.hello(hello, text)
-                group.start_soon(follow, tenant)
+        with around():
+            async with _watched(lag), anyio.create_task_group() as group:
+                for tenant, hello in zip(tenants, asked, strict=True):
+                    tenant.hello(hello, text)
+                    group.start_soon(follow, tenant)
     return arrivals
 
 

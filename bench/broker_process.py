@@ -59,7 +59,7 @@ class Broker:
     """A running broker.  Made by ``broker``."""
 
     def __init__(self, process: Child, port: int, setup: Setup) -> None:
-        self._process = process
+        self.process = process
         self._port = port
         self._setup = setup
 
@@ -72,12 +72,12 @@ class Broker:
         """Until every spare is warm and no process is starting, leased or stopping.  Raises ``ChildFailed``."""
         deadline = now() + within_s
         while True:
-            self._process.check()
+            self.process.check()
             health = await anyio.to_thread.run_sync(self._health)
             if health is not None and self._is_settled(health):
                 return
             if now() > deadline:
-                tail = self._process.log_tail()
+                tail = self.process.log_tail()
                 raise ChildFailed(f"the pool did not settle within {within_s:g} s: {health}\n{tail}")
             await anyio.sleep(HEALTH_POLL_S)
 

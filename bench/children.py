@@ -39,6 +39,18 @@ class Child:
         if self._popen.poll() is not None:
             raise ChildFailed(f"{self._name} ended with {self._popen.returncode}:\n{self.log_tail()}")
 
+    def scheduled(self) -> tuple[float, float]:
+        """Seconds for which its main thread has run, and for which it was ready to run and had to wait for a core.
+
+        Both are 0 where the kernel does not count them.
+        """
+        try:
+            text = Path(f"/proc/{self._popen.pid}/task/{self._popen.pid}/schedstat").read_text()
+        except OSError:
+            return 0.0, 0.0
+        ran, waited, _ = text.split()
+        return int(ran) / 1e9, int(waited) / 1e9
+
     def log_tail(self) -> str:
         """The end of what it wrote to its log."""
         return self._log.read_bytes()[-LOG_TAIL:].decode(errors="replace")

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -18,7 +19,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from bench.children import child
+from bench.children import Child, child
 from bench.direct import environment, request_line
 from broker.launcher import BASELINE, Cli, find_cli
 
@@ -114,16 +115,24 @@ def main() -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Floor:
+    """A running floor."""
+
+    process: Child
+    url: str
+
+
 @asynccontextmanager
-async def running(cli: str, children: int) -> AsyncIterator[str]:
-    """Start the floor's server with its children; yields its URL.  Raises ``ChildFailed``."""
+async def running(cli: str, children: int) -> AsyncIterator[Floor]:
+    """Start the floor's server with its children.  Raises ``ChildFailed``."""
     with TemporaryDirectory(prefix="bench-floor-") as folder:
         port_file = Path(folder) / "port"
         argv = [sys.executable, "-m", "bench.floor", "--cli", cli, "--children", str(children),
                 "--port-file", str(port_file)]  # fmt: skip
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
         async with child("the floor", argv, Path(folder) / "floor.log", environ) as process:
-            yield f"ws://127.0.0.1:{await process.wait_file(port_file)}/"
+            yield Floor(process, f"ws://127.0.0.1:{await process.wait_file(port_file)}/")
 
 
 if __name__ == "__main__":

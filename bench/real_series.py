@@ -5,6 +5,7 @@ that both meet the same machine.
 """
 
 from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict
 from functools import partial
 from typing import Final
 
@@ -100,7 +101,6 @@ class _Series:
                     await self._arrive_cold(cold)
                     await self._settle(warm)
                     await self._without_broker()
-        self._facts["arrivals"] = f"one per {plan.interval_s:g} s or more, {SPARES} spares, settled before each"
         self._facts["arrivals on a busy machine"] = f"{self._noisy} (more than {QUIET_BUSY:.0%} of all cores in use)"
 
     async def together(self) -> None:
@@ -113,7 +113,7 @@ class _Series:
                     checked(arrivals, "warm" if spares else "cold")
                     for arrival in arrivals:
                         self._add(name, arrival)
-        self._facts["at once"] = f"{self._plan.tenants} tenants, {self._plan.rounds} rounds"
+        self._facts["plan"] = asdict(self._plan) | {"spares": SPARES}
 
     def _broker(self, spares: int) -> AbstractAsyncContextManager[Broker]:
         return broker(Setup(self._choice.setting, spares, env=self._env))

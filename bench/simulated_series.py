@@ -3,13 +3,16 @@
 Caller: ``bench.cold_vs_warm``.  The simulated CLI starts and answers in no time, so what is seen here is the broker.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from typing import Final
 
 from bench import floor
 from bench.arrivals import TEXT, Arrival, at_once, checked, one, options_of, paced
 from bench.bounds import Bound
-from bench.broker_process import Setup, broker
+from bench.broker_process import Broker, Setup, broker
 from bench.clis import Choice
 from bench.clock import QUIET_BUSY, LoopLag, wait_quiet
 from bench.plan import Plan
@@ -28,7 +31,11 @@ TITLES: Final = {
     "first_delta": "warm, paced, with a message: -> first delta",
     "refilling_welcome": "warm, paced, spares restarted: -> welcome",
     "together_welcome": "at once, warm: hello -> welcome",
+    "together_cpu": "  broker's loop ran, per round",
+    "together_core_wait": "  broker's loop waited for a core, per round",
     "floor_together_welcome": "  floor, at once",
+    "floor_together_cpu": "  floor's loop ran, per round",
+    "floor_together_core_wait": "  floor's loop waited for a core, per round",
     "together_refilling_welcome": "at once, spares restarted: -> welcome",
     "cold_welcome": "cold: hello -> welcome",
     "cold_first_delta": "cold: hello -> first delta",
@@ -48,7 +55,7 @@ async def measure(choice: Choice, plan: Plan) -> Subject:
     await series.refilled_arrivals()
     await series.together()
     await series.cold()
-    subject.facts["arrivals"] = f"one per {plan.interval_s * 1e3:g} ms; {plan.tenants} at once, {plan.rounds} rounds"
+    subject.facts["plan"] = asdict(plan)
     return subject
 
 
@@ -74,10 +81,10 @@ class _Series:
             await self._quiet()
             arrivals = await self._paced(running.url, None)
             self._add("welcome", arrivals)
-            async with floor.running(self._cli, plan.n) as url:
+            async with floor.running(self._cli, plan.n) as lowest:
                 await running.wait_settled()
                 await self._quiet()
-                bare = await self._paced(url, None, expected="")
+                bare = await self._paced(lowest.url, None, expected="")
                 self._add("floor_welcome", bare)
             await running.wait_settled()
             await self._quiet()
@@ -103,11 +110,11 @@ class _Series:
                 for running, name in ((sized, "together_welcome"), (refilling, "together_refilling_welcome")):
                     await running.wait_settled()
                     await self._quiet()
-                    self._add(name, await self._at_once(running.url))
-                async with floor.running(self._cli, plan.tenants) as url:
+                    await self._at_once(name, running)
+                async with floor.running(self._cli, plan.tenants) as bare:
                     await refilling.wait_settled()
                     await self._quiet()
-                    self._add("floor_together_welcome", await self._at_once(url, expected=""))
+                    await self._at_once("floor_together_welcome", bare, expected="")
         self._facts["bursts on a busy machine"] = f"{self._noisy} (more than {QUIET_BUSY:.0%} of all cores in use)"
 
     async def cold(self) -> None:
@@ -121,7 +128,7 @@ class _Series:
                 self._add_deltas("cold_first_delta", [arrival])
             await running.wait_settled()
             await self._quiet()
-            self._add("cold_together_welcome", await self._at_once(running.url, expected="cold"))
+            await self._at_once("cold_together_welcome", running, expected="cold")
 
     async def _paced(self, url: str, text: str | None, expected: str = "warm") -> list[Arrival]:
         plan = self._plan
@@ -129,9 +136,20 @@ class _Series:
         self._series["generator_late"].values += late.values
         return checked(arrivals, expected)
 
-    async def _at_once(self, url: str, expected: str = "warm") -> list[Arrival]:
-        arrivals = await at_once(url, self._plan.tenants, self._options, self._lag, None)
-        return checked(arrivals, expected)
+    async def _at_once(self, name: str, server: Broker | floor.Floor, expected: str = "warm") -> None:
+        around = partial(self._loop_time, name.removesuffix("_welcome"), server)
+        arrivals = await at_once(server.url, self._plan.tenants, self._options, self._lag, None, around)
+        self._add(name, checked(arrivals, expected))
+
+    @contextmanager
+    def _loop_time(self, name: str, server: Broker | floor.Floor) -> Iterator[None]:
+        """Note for how long the server's one thread ran in the block, and waited for a core: whose fault a tail is."""
+        ran, waited = server.process.scheduled()
+        yield
+        ran_then, waited_then = server.process.scheduled()
+        if f"{name}_cpu" in self._series:
+            self._series[f"{name}_cpu"].add(ran_then - ran)
+            self._series[f"{name}_core_wait"].add(waited_then - waited)
 
     async def _quiet(self) -> None:
         self._noisy += await wait_quiet(self._plan.quiet_s) > QUIET_BUSY

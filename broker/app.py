@@ -4,6 +4,7 @@ Caller: ``broker.__main__``.  Order of opening: the CLI answers ``--version``, t
 Order of ending: no new sockets, turns end or the deadline comes, sessions, children, ports.
 """
 
+import gc
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -73,6 +74,8 @@ class App:
                 _write_ports(port_file, port, admin)
             log.info("broker.listening", version=__version__, listen=port, admin=admin,
                      cli=self.pool_.cli_version, simulated=self.pool_.is_simulated)  # fmt: skip
+            gc.collect()
+            gc.freeze()  # what was made so far stays: later collections need not look at it
             async with anyio.create_task_group() as ports:
                 ports.start_soon(self.server.run)
                 await self._run_until_signal()
@@ -83,31 +86,33 @@ class App:
 
     async def _run_until_signal(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async with anyio.create_task_group() as pool_group:
+            async with anyio.create_task_group() as haste, anyio.create_task_group() as pool_group:
                 pool_group.start_soon(self.pool_.run)
                 pool_group.start_soon(self.auth.run)
                 async with anyio.create_task_group() as sessions:
                     sessions.start_soon(self.registry.run)
                     number = await anext(signals)
                     log.info("broker.draining", signal=signal.Signals(number).name)
-                    await self._drain(signals)
+                    with anyio.CancelScope() as drain:
+                        haste.start_soon(self._hurry, signals, drain)
+                        await self._drain()
                     sessions.cancel_scope.cancel()
                 pool_group.cancel_scope.cancel()
+                haste.cancel_scope.cancel()
 
-    async def _drain(self, signals: AsyncIterator[signal.Signals]) -> None:
+    async def _hurry(self, signals: AsyncIterator[signal.Signals], drain: anyio.CancelScope) -> None:
+        """A second signal: no waiting for turns, no stop ladder."""
+        await anext(signals)
+        log.info("broker.second_signal")
+        drain.cancel()
+        self.pool_.kill_all()
+
+    async def _drain(self) -> None:
         self.server.stop_listening()
-        async with anyio.create_task_group() as group:
-
-            async def hurry() -> None:
-                await anext(signals)
-                log.info("broker.second_signal")
-                group.cancel_scope.cancel()
-
-            group.start_soon(hurry)
-            await self.registry.drain(self.config.stop.drain_timeout_s)
-            with anyio.move_on_after(CLOSE_BOUND_S):
-                await self.server.wait_empty()
-            group.cancel_scope.cancel()
+        self.server.turn_away()
+        await self.registry.drain(self.config.stop.drain_timeout_s)
+        with anyio.move_on_after(CLOSE_BOUND_S):
+            await self.server.wait_empty()
 
 
 CLOSE_BOUND_S = 5.0

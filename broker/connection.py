@@ -88,6 +88,11 @@ class Connection:
 
     # -- the task --------------------------------------------------------------------------------------------------
 
+    @property
+    def is_attached(self) -> bool:
+        """Whether hello has led to a session."""
+        return self._entry is not None
+
     async def run(self, identity: Identity | None) -> None:
         """Serve the connection to its end.  ``identity`` is set when the handshake carried a token."""
         self.identity = identity

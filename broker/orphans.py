@@ -54,7 +54,7 @@ async def kill_adopted() -> int:
 async def _kill(is_meant: Callable[[int], bool]) -> int:
     killed = 0
     deadline = time.monotonic() + SWEEP_DEADLINE_S
-    while found := [pid for pid in _children() if is_meant(pid)]:
+    while found := [pid for pid in _children() if pid not in awaited and is_meant(pid)]:
         for pid in found:
             os.kill(pid, signal.SIGKILL)
             killed += 1

@@ -14,18 +14,22 @@ import anyio.abc
 import structlog
 
 from broker.child import Again, Child, Lease
-from broker.config import Config
+from broker.config import Config, Stop
 from broker.errors import BrokerError, ProcessError
 from broker.launcher import Launcher
 from broker.metrics import Metrics
+from broker.orphans import reap_strays
+from broker.pacing import Pacing
 from broker.slots import PoolFull, Slot, Slots, SlotState, Target, Waiter
 from protocol.codes import CloseCode, ErrorCode, FailureReason
 
 log = structlog.get_logger(__name__)
 
 CHECK_EVERY_S = 5.0
-HOLD_REFILL_S = 2.0
-"""Longest time that spares wait for turns that wait for their first token."""
+BINDS_AT_ONCE = 4
+BIND_TURN_WAIT_S = 0.05
+"""Binds go a few at a time, so that in a burst of tenants the first are served before the last have begun; nobody waits
+longer than this for a turn, so that processes that hang in their bind hold up no other."""
 
 
 class Pool:
@@ -48,8 +52,8 @@ class Pool:
         self._served: dict[Waiter, anyio.Event] = {}
         self._told: dict[Waiter, Callable[[int], None]] = {}
         self._changed = anyio.Event()
-        self._awaiting_first_token = 0
-        self._held_since: float | None = None
+        self._pacing = Pacing()
+        self._bind_turns = anyio.Semaphore(BINDS_AT_ONCE)
 
     @property
     def cli_version(self) -> str:
@@ -74,20 +78,28 @@ class Pool:
                     with anyio.move_on_after(self._pause()):
                         await self._changed.wait()
                     self._recycle()
+                    reap_strays()
             finally:
                 self._slots.is_closing = True
 
     def _pause(self) -> float:
         retry_at = self._slots.next_start_at(time.monotonic())
         soon = CHECK_EVERY_S if retry_at is None else max(0.01, min(CHECK_EVERY_S, retry_at - time.monotonic()))
-        return min(soon, 0.05) if self._held_since is not None else soon
+        return min(soon, 0.05) if self._pacing.is_holding else soon
+
+    def kill_all(self) -> None:
+        """End every process now, and every later one without its graces: somebody is in a hurry."""
+        self._stop_config = Stop(eof_grace_s=0, term_grace_s=0)
+        for child in self._children.values():
+            if child.process is not None:
+                child.process.kill()
 
     def _wake(self) -> None:
         self._changed.set()
 
     def _carry_out(self, group: anyio.abc.TaskGroup) -> None:
         now = time.monotonic()
-        plan = self._slots.plan(now, hold_refill=self._hold_refill(now))
+        plan = self._slots.plan(now, hold_refill=self._pacing.is_held(now))
         for slot in plan.retire:
             self._children[slot.id].scope.cancel()
         for slot in plan.start:
@@ -97,14 +109,6 @@ class Pool:
         for position, waiter in enumerate(self._slots.waiting, 1):
             if waiter in self._told:
                 self._told[waiter](position)
-
-    def _hold_refill(self, now: float) -> bool:
-        if not self._awaiting_first_token:
-            self._held_since = None
-            return False
-        if self._held_since is None:
-            self._held_since = now
-        return now - self._held_since < HOLD_REFILL_S
 
     def _recycle(self) -> None:
         """Retire spares that are too old or too large; a replacement is started by the next plan."""
@@ -224,6 +228,7 @@ class Pool:
         slot = waiter.slot
         assert slot is not None
         assert slot.start is not None
+        self._pacing.leased(time.monotonic())
         lease = self._children[slot.id].make_lease(profile, slot.start, slot.miss_reason)
         self._metrics.acquired(profile, slot.start.value, time.monotonic() - asked)
         self._wake()
@@ -283,10 +288,20 @@ class Pool:
             self._children[waiter.slot.id].scope.cancel()
             self._wake()
 
+    @asynccontextmanager
+    async def bind_turn(self) -> AsyncIterator[None]:
+        """Take a turn at binding, or go ahead when none is free within ``BIND_TURN_WAIT_S``."""
+        with anyio.move_on_after(BIND_TURN_WAIT_S) as waiting:
+            await self._bind_turns.acquire()
+        try:
+            yield
+        finally:
+            if not waiting.cancelled_caught:
+                self._bind_turns.release()
+
     def first_token_awaited(self, change: int) -> None:
         """Sessions tell +1 when a turn is written, -1 at its first token or end; spares are not started meanwhile."""
-        self._awaiting_first_token += change
-        if not self._awaiting_first_token:
+        if self._pacing.first_token_awaited(change):
             self._wake()
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import anyio
 import structlog
 
+from broker import orphans
 from broker.errors import ProcessError
 from broker.launcher import Launch
-from broker import orphans
 from protocol.codes import FailureReason
 from protocol.lines import Line, LineFramer
 
@@ -104,12 +104,13 @@ class Process:
             )
         except OSError as error:
             raise ProcessError(FailureReason.CLI_EXITED, f"cannot start {launch.argv[0]}: {error.strerror}") from error
+        orphans.awaited.add(popen.pid)
         process = cls(popen, launch)
         try:
             await process._attach()
         except BaseException:
             process._kill_group()
-            popen.wait()
+            process._reap()
             os.close(process._pidfd)
             raise
         return process
@@ -150,8 +151,13 @@ class Process:
         loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._kill_group()
-        self.returncode = self._popen.wait()
+        self.returncode = self._reap()
         self.dead.set()
+
+    def _reap(self) -> int:
+        code = self._popen.wait()
+        orphans.awaited.discard(self.pid)
+        return code
 
     async def supervise(self) -> None:
         """Wait for the death, read what is left, end the tree, close the pipes; then ``exited`` is set.

@@ -73,7 +73,9 @@ class Registry:
         ``session.max_sessions`` are kept.
         """
         key = (identity.tenant, subject, ref.id or str(uuid.uuid4()))
-        entry = self._entries.get(key) or self._by_cli_id(identity.tenant, subject, ref.id)
+        entry = self._entries.get(key)
+        if entry is None and ref.id is not None and ref.mode != "new":
+            entry = self._by_cli_id(identity.tenant, subject, ref.id)
         if entry is not None:
             if ref.mode == "new":
                 raise ConnectionRefused(CloseCode.SESSION_EXISTS)
@@ -85,10 +87,10 @@ class Registry:
             raise BrokerError(ErrorCode.POOL_UNAVAILABLE, message, close=CloseCode.POOL_UNAVAILABLE)
         return self._create(key, identity), True
 
-    def _by_cli_id(self, tenant: str, subject: str, session_id: str | None) -> Entry | None:
+    def _by_cli_id(self, tenant: str, subject: str, session_id: str) -> Entry | None:
         """The CLI's own session id is accepted too."""
         of_subject = (entry for key, entry in self._entries.items() if key[:2] == (tenant, subject))
-        return next((entry for entry in of_subject if session_id and entry.session.cli_session_id == session_id), None)
+        return next((entry for entry in of_subject if entry.session.cli_session_id == session_id), None)
 
     def _create(self, key: tuple[str, str, str], identity: Identity) -> Entry:
         assert self._group is not None
@@ -125,7 +127,7 @@ class Registry:
         """
         deadline = time.monotonic() + timeout_s
         for entry in self._entries.values():
-            entry.tenure.is_draining = True
+            entry.tenure.is_draining = entry.session.is_draining = True
             entry.session.fail_queued(FailureReason.CANCELLED, "the broker is stopping")
             for reader in entry.session.readers:
                 reader.send(GoAway("draining", 1000))

@@ -96,6 +96,12 @@ class Server:
         if self._server is not None:
             self._server.close(close_connections=False)
 
+    def turn_away(self) -> None:
+        """Close every socket that has no session yet."""
+        for connection in self._connections.values():
+            if not connection.is_attached:
+                connection.close_soon(CloseCode.DRAINING, "draining")
+
     async def wait_empty(self) -> None:
         """Until every socket is gone; the caller sets the deadline."""
         while self._connections:  # noqa: ASYNC110 - at the end, once
@@ -146,6 +152,8 @@ class Server:
         if identity is None:
             self._silent[address] += 1
             connection.on_identified = lambda: self._heard(address)
+        if self.is_draining:  # it was upgraded a moment before
+            connection.close_soon(CloseCode.DRAINING, "draining")
         self._metrics.connection_moved(None, "open")
         try:
             await connection.run(identity)

@@ -25,8 +25,9 @@ from broker.process import Process
 from broker.replay import ReplayLog
 from broker.turns import Repeat, Turn, TurnEvent, Turns, digest
 from protocol import cli, codec
-from protocol.codes import DropReason, FailureReason
+from protocol.codes import DropReason, ErrorCode, FailureReason
 from protocol.controls import Control, Interrupt
+from protocol.errors import ClientError
 from protocol.frames import (
     Accepted,
     ControlReply,
@@ -68,6 +69,8 @@ class Session:
         self.is_gated = False
         """MCP servers are still being bound: no user line yet."""
         self.is_cli_busy = False
+        self.is_draining = False
+        """The broker is stopping: no message is accepted any more."""
         self.last_terminal_at = time.monotonic()
         self.kill_reason: str | None = None
         self.wake_task: Callable[[], None] = lambda: None
@@ -102,6 +105,8 @@ class Session:
         given = frame.uuid if isinstance(frame, User) else frame.id
         message_id = given if given is not UNSET else str(uuid.uuid4())
         policy.check_content(content, self.policy, message_id)
+        if self.is_draining:
+            raise ClientError(ErrorCode.DRAINING, "the broker is stopping", ref=message_id)
         line = cli.user_line(message_id, content)
         turn = Turn(message_id, line, content, reader.instance, received_at)
         outcome = self.turns.submit(turn, digest(line))

@@ -225,8 +225,9 @@ class Tenure:
         session = self.session
         session.attach_process(lease.process, lease.profile, lease.start.value, lease.launch.session_id)
         try:
-            with anyio.fail_after(self._config.pool.bind_timeout_s):
-                await self._bind_process(lease)
+            async with self._pool.bind_turn():
+                with anyio.fail_after(self._config.pool.bind_timeout_s):
+                    await self._bind_process(lease)
             lease.keep_directory = True
             self.lease = lease
             self._again = Again(lease.launch.directory, session.cli_session_id)

@@ -10,7 +10,7 @@ from tests.browser.stage import Chat, staged
 
 pytestmark = pytest.mark.browser
 
-PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 640}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
+PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 640}, "is_mobile": True, "has_touch": True}
 LONG = "x" * 300
 WIDE = f"# {LONG}\n\n{LONG} https://example.com/{LONG}\n\n- {LONG}\n\n```\n{LONG}\n```"
 

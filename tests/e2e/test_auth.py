@@ -234,7 +234,7 @@ async def everybody(broker: Broker) -> AsyncIterator[tuple[Client, Client, Clien
 async def test_a_revoked_token_ends_its_sockets_alone(broker: Broker, folder: Path) -> None:
     """Within five seconds after the file was replaced: 4508 for whom it named, in mid-turn too; the others talk on."""
     async with everybody(broker) as (alice, server, beta):
-        await alice.say("[[sim tokens=2000 itl_ms=10]] long")
+        await alice.say("[[sim tokens=300 itl_ms=10]] long")
         await alice.until_type("stream_event")
         replace_tenants(folder, tenants(SERVER, BETA))
         assert await alice.closed(REVOKED_WITHIN_S) == 4508

@@ -1,18 +1,21 @@
 """A CLI that is killed costs its turn and nothing else: one terminal frame, the conversation goes on, the pool refills."""
 
 import asyncio
+import json
 import os
 import signal
 import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from tests.kit.broker import Broker, running_broker, started_broker
 from tests.kit.client import Client, Frame, connected, contiguous, terminals, text_of
-from tests.kit.ledger import processes_of, user_ids
+from tests.kit.ledger import cli, processes_of, user_ids
 from tests.oracle import Oracle
 from tests.processes import read_process
 from tests.waiting import eventually
@@ -21,6 +24,7 @@ WARM = 4
 ROUNDS = 12
 """Kills at each moment."""
 AT_ONCE = 4
+PARTS = 30
 DEADLINE_S = 5.0
 """For the terminal frame; on a quiet machine it takes a few milliseconds."""
 LATE = "[[sim ttft_ms=400 tokens=100 itl_ms=10]]"
@@ -30,7 +34,9 @@ EARLY = "[[sim tokens=100 itl_ms=10]]"
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory, oracle: Oracle) -> Iterator[Broker]:
     """A broker whose sessions last as long as their clients."""
-    config = {"session": {"detach_timeout_s": 0}, "pool": {"profiles": {"default": {"warm": WARM}}}}
+    config: dict[str, Any] = {"session": {"detach_timeout_s": 0}, "turn": {"queue": PARTS}}
+    config["server"] = {"hello_max_bytes": 2**20}
+    config["pool"] = {"profiles": {"default": {"warm": WARM}}}
     with started_broker(tmp_path_factory.mktemp("crash"), config) as found:
         oracle.allow(pid=found.pid)
         yield found
@@ -168,6 +174,55 @@ async def test_a_restored_process_is_told_everything_that_was_set(broker: Broker
         init = await client.until(lambda frame: frame.get("subtype") == "init")
         assert (init["permissionMode"], "opus" in init["model"]) == ("acceptEdits", True)
         assert (await client.terminal())["type"] == "broker.turn_completed"
+
+
+async def test_no_message_is_written_before_the_bind_is_answered(broker: Broker) -> None:
+    """Also a restored process hears its first message only when every answer that guards safety is in."""
+    # A burst that is larger than a pipe takes a while to read.
+    options = {"system_prompt": "x" * 250_000, "permission_mode": "plan", "model": "opus", "max_thinking_tokens": 100}
+    async with connected(broker.url, hello={"options": options}) as client:
+        for number in range(5):
+            await client.turn("hello", f"before-{number}")
+            await client.until(lambda frame: frame.get("state") == "idle")
+            await killed(broker, client)
+            for part in range(PARTS):
+                await client.say("hello", f"m-{number}-{part}")
+                await client.sync()
+            await client.terminal(f"m-{number}-{PARTS - 1}")
+        rows = [row for row in broker.ledger_rows() if "line" in row]
+        found = processes_of(broker.ledger_rows("meta"), client.welcome["cli"]["session_id"])
+        assert len(found) == 6
+        for process in found:
+            own = [json.loads(row["line"]) for row in rows if cli(row) == process]
+            answers = [n for n, line in enumerate(own) if line["type"] == "control_response"]
+            told = [n for n, line in enumerate(own) if line["type"] == "user" and line.get("client_composed")]
+            assert len(answers) >= 4
+            assert not told or answers[-1] < told[0]
+
+
+async def test_a_refused_option_does_not_stick(broker: Broker) -> None:
+    """What the CLI refuses is told to who asked for it; the conversation goes on, and comes back, with what it had."""
+    good, bad = {"model": "opus"}, {"model": "nonsense"}
+    place = {"mode": "open", "id": "refused"}
+    async with connected(broker.url, hello={"session": place, "options": good}) as client:
+        await client.turn("hello")
+        async with connected(broker.url, hello={"session": place, "options": bad}) as other:
+            error = await other.error()
+            assert (error["code"], error["message"].partition(":")[0]) == ("bind_failed", "model")
+        await killed(broker, client)
+        assert await remembered(client) == 1
+        assert "opus" in client.of_type("system")[-1].get("model", "opus")
+        await client.send({"type": "broker.end"})
+        assert await client.closed() == 1000
+    async with connected(broker.url) as late:
+        with pytest.raises(ConnectionClosed):
+            await late.hello(session=place, options=bad)
+        assert await late.closed() == 4506
+    async with connected(broker.url, hello={"session": place}) as back:
+        await back.say("which model")
+        init = await back.until(lambda frame: frame.get("subtype") == "init")
+        assert "opus" in init["model"]
+        assert (await back.terminal())["is_error"] is False
 
 
 async def test_a_control_request_to_a_dying_process_is_answered(broker: Broker) -> None:
