@@ -39,6 +39,7 @@ class App:
         self.metrics.built(found.version)
         models = {name: profile.model for name, profile in config.pool.profiles.items()}
         self._launcher = Launcher(found, Path(config.state.dir), models, config.cli.env)
+        self._launcher.claim_directory()
         self._launcher.sweep_directories()
         self.pool_ = Pool(config, self._launcher, self.metrics)
         self.auth = Authenticator(config)
@@ -121,6 +122,7 @@ CLOSE_BOUND_S = 5.0
 
 async def run(config: Config, cli: str, port_file: Path | None) -> None:
     """Run a broker to its end; see ``App``."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the loop listens: as Ctrl-C, and no child stays
     await App(config, cli).run(port_file)
 
 

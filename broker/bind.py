@@ -6,7 +6,7 @@ Synchronous.  Owner: the session's ``broker.tenure``, which waits.  What is in a
 import time
 from collections.abc import Callable
 
-from broker.binding import Step, burst, mcp_errors
+from broker.binding import Bound, Step, burst, mcp_errors
 from broker.exchange import Reader
 from broker.process import Process
 from broker.session import Session
@@ -28,6 +28,7 @@ class Bind:
         self._gate_until: float | None = None
         self._changed: frozenset[str] = frozenset()
         self._changed_by: Reader | None = None
+        self._before: Bound | None = None
         session.lines_before_turn = self._lines_before_turn
 
     def write(self, process: Process, profile_model: str) -> None:
@@ -55,10 +56,14 @@ class Bind:
 
     # -- options that a later hello changed --
 
-    def change(self, options: frozenset[str], by: Reader) -> None:
-        """Tell a live process what changed, before its next turn; a refusal goes to ``by``."""
+    def change(self, options: frozenset[str], by: Reader | None, before: Bound | None) -> None:
+        """Tell a live process what changed, before its next turn.
+
+        A refusal goes to ``by``; what held ``before`` then holds again, and is told again, since a CLI that refuses a
+        model may take another one for the turn.
+        """
         self._changed |= options
-        self._changed_by = by
+        self._changed_by, self._before = by, before
         if self._session.turns.current is None:
             self._session.write(self._lines_before_turn())
 
@@ -69,10 +74,23 @@ class Bind:
         steps = burst(self._session.exchange.bound, "", is_changed_only=changed)
         for step in steps:
             if step.request_id is not None:
-                self._session.exchange.expect(step.request_id, _tell_refusal(step.option, self._changed_by))
+                self._session.exchange.expect(step.request_id, self._on_change_answer(step.option))
         self._gate_mcp(steps)
         self._session.check_key_source()
         return b"".join(step.line for step in steps)
+
+    def _on_change_answer(self, option: str) -> Callable[[Answer], None]:
+        by, before = self._changed_by, self._before
+
+        def on_answer(answer: Answer) -> None:
+            if answer.error is None or before is None:
+                return
+            if by is not None:
+                by.send(Error(ErrorCode.BIND_FAILED, f"{option}: {answer.error[:256]}"))
+            self._session.exchange.bound.take_back(option, before)
+            self.change(frozenset({option}), None, None)
+
+        return on_answer
 
     # -- MCP servers: they hold back user lines, not the welcome --
 
@@ -107,11 +125,3 @@ class Bind:
     def wake_times(self) -> list[float]:
         """When ``tick`` has something to do; monotonic seconds."""
         return [] if self._gate_until is None else [self._gate_until]
-
-
-def _tell_refusal(option: str, reader: Reader | None) -> Callable[[Answer], None]:
-    def on_answer(answer: Answer) -> None:
-        if answer.error is not None and reader is not None:
-            reader.send(Error(ErrorCode.BIND_FAILED, f"{option}: {answer.error[:256]}"))
-
-    return on_answer

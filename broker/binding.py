@@ -5,7 +5,7 @@ What works late, and how, was measured on Claude Code 2.1.197 and 2.1.329: the O
 ``update_environment_variables`` and from nothing else; every other variable only from ``apply_flag_settings``.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -66,11 +66,28 @@ class Bound:
             self.initialize |= _initialize_fields(given)
         return frozenset(changed)
 
+    def copy(self) -> "Bound":
+        """The same for now, and untouched by later changes."""
+        return replace(
+            self, env=dict(self.env), permissions=dict(self.permissions), initialize=dict(self.initialize)
+        )
+
+    def take_back(self, option: str, before: "Bound") -> None:
+        """The CLI has refused ``option``, named as in a ``Step``: what held before holds on."""
+        for name in _FIELDS.get(option, (option,)):
+            setattr(self, name, getattr(before, name))
+
     def differing(self, options: SessionOptions) -> list[str]:
         """The given options that only ``initialize`` could set and that differ from what was set."""
         wanted = _initialize_fields(options.given())
         names = {"systemPrompt": "system_prompt", "appendSystemPrompt": "append_system_prompt", "agents": "agents"}
         return [names[key] for key, value in wanted.items() if self.initialize.get(key) != value]
+
+
+_FIELDS = {
+    "allowed_tools": ("permissions", "env"), "credentials": ("credentials", "env"), "max_output_tokens": ("env",),
+}  # fmt: skip
+"""What a step carries, where it is not the field of its name: one ``apply_flag_settings`` holds several options."""
 
 
 def _initialize_fields(given: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Callers: ``broker.pool``.  A slot is born with its own directory, which simply b
 moved.  Nothing of the broker's own environment reaches a child, and nothing secret is ever in argv.
 """
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from broker.errors import CliMissing
+from broker.errors import CliMissing, ConfigError
 from broker.orphans import MARKER
 
 BASELINE = (
@@ -116,6 +117,20 @@ class Launcher:
         if setpriv is None:
             raise CliMissing("setpriv is not on PATH: install util-linux")
         self._prefix = (setpriv, "--pdeathsig", "KILL", "--")
+
+    def claim_directory(self) -> None:
+        """Keep ``state.dir`` for this process, until it ends: two brokers would sweep each other's conversations away.
+
+        Raises ``ConfigError`` when another one has it.
+        """
+        folder = self._sessions.parent
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        held = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(held)
+            raise ConfigError("state.dir", f"{folder} is in use by another broker", "a folder of its own") from None
 
     def sweep_directories(self) -> None:
         """Remove what an earlier run left: its conversations ended with it."""

@@ -1,7 +1,8 @@
 """The warm pool: a shell around the ledger of ``broker.slots`` that spawns, proves, leases, refills and ends processes.
 
 Owner task: ``run``, in the root task group of ``broker.app``; it holds one supervisor task per child.  Caller:
-``broker.tenure`` (``async with pool.lease(...)`` is the whole ownership of a process).
+``broker.tenure`` (``async with pool.lease(...)`` is the whole ownership of a process).  Over 300 lines because leasing,
+refilling and supervising share one ledger and one table of children.
 """
 
 import random

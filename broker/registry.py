@@ -127,7 +127,7 @@ class Registry:
         """
         deadline = time.monotonic() + timeout_s
         for entry in self._entries.values():
-            entry.tenure.is_draining = entry.session.is_draining = True
+            entry.tenure.is_draining = entry.session.turns.is_closed = True
             entry.session.fail_queued(FailureReason.CANCELLED, "the broker is stopping")
             for reader in entry.session.readers:
                 reader.send(GoAway("draining", 1000))

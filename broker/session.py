@@ -25,9 +25,8 @@ from broker.process import Process
 from broker.replay import ReplayLog
 from broker.turns import Repeat, Turn, TurnEvent, Turns, digest
 from protocol import cli, codec
-from protocol.codes import DropReason, ErrorCode, FailureReason
+from protocol.codes import DropReason, FailureReason
 from protocol.controls import Control, Interrupt
-from protocol.errors import ClientError
 from protocol.frames import (
     Accepted,
     ControlReply,
@@ -66,11 +65,9 @@ class Session:
         self.pool = ""
         self.start = ""
         self.cli_session_id = ""
-        self.is_gated = False
-        """MCP servers are still being bound: no user line yet."""
+        self.is_binding = self.is_gated = False
+        """The process owes answers that guard safety, or MCP servers are still being bound: no user line yet."""
         self.is_cli_busy = False
-        self.is_draining = False
-        """The broker is stopping: no message is accepted any more."""
         self.last_terminal_at = time.monotonic()
         self.kill_reason: str | None = None
         self.wake_task: Callable[[], None] = lambda: None
@@ -105,8 +102,6 @@ class Session:
         given = frame.uuid if isinstance(frame, User) else frame.id
         message_id = given if given is not UNSET else str(uuid.uuid4())
         policy.check_content(content, self.policy, message_id)
-        if self.is_draining:
-            raise ClientError(ErrorCode.DRAINING, "the broker is stopping", ref=message_id)
         line = cli.user_line(message_id, content)
         turn = Turn(message_id, line, content, reader.instance, received_at)
         outcome = self.turns.submit(turn, digest(line))
@@ -121,7 +116,7 @@ class Session:
     def start_next(self) -> bool:
         """Write the next queued message if the CLI is idle; True when the queue is empty afterwards."""
         process = self.process
-        if process is None or self.is_gated or self.is_cli_busy or self.kill_reason is not None:
+        if process is None or self.is_binding or self.is_gated or self.is_cli_busy or self.kill_reason is not None:
             return not self.turns.queued_ids
         if self.turns.current is None and process.is_dead:
             return not self.turns.queued_ids  # it waits for the next process, unwritten
@@ -324,12 +319,13 @@ class Session:
             self.fail_queued(FailureReason.CANCELLED, "its process has ended: nothing was written")
         self.exchange.process_gone()
         self.process = None
-        self.is_cli_busy = self.is_gated = False
+        self.is_cli_busy = self.is_gated = self.is_binding = False
         self.kill_reason = None
 
     def attach_process(self, process: Process, pool: str, start: str, session_id: str) -> None:
         """A leased process becomes this session's: its lines come here from now on."""
         self.process, self.pool, self.start, self.cli_session_id = process, pool, start, session_id
+        self.is_binding = True
         self.check_key_source()
         process.on_lines = self.on_lines
 

@@ -14,6 +14,7 @@ import structlog
 from msgspec import UNSET
 
 from broker.bind import Bind
+from broker.binding import Bound
 from broker.child import Again, Lease
 from broker.config import Config
 from broker.errors import BrokerError, ProcessError
@@ -62,6 +63,8 @@ class Tenure:
         """Connections that wait for this session's process; it is given up when the last one leaves."""
         self._completed_at_crash = -1
         self._position = 0
+        self._before: Bound | None = None
+        """What held before the options that the next process is the first to hear of."""
         self._bind = Bind(session, config.pool.mcp_bind_timeout_s, self.wake)
         self.detached_at = time.monotonic()
         self._has_crashed = False
@@ -91,13 +94,17 @@ class Tenure:
         exchange = self.session.exchange
         if paid is not None:
             options = msgspec.structs.replace(options, credentials=paid)
-        is_bound = self._again is not None or self.lease is not None
+        has_process = self.session.process is not None
+        is_bound = self._again is not None or has_process
         ignored = exchange.bound.differing(options) if is_bound else []
+        before = exchange.bound.copy()
         changed = exchange.bound.merge(options, with_initialize=not is_bound)
         if options.permission_timeout_s is not UNSET:
             exchange.permission_timeout_s = options.permission_timeout_s
-        if changed and self.lease is not None:
-            self._bind.change(changed, reader)
+        if changed and has_process:
+            self._bind.change(changed, reader, before)
+        elif self._before is None:
+            self._before = before
         return ignored
 
     def attach(self, reader: Reader) -> None:
@@ -195,6 +202,8 @@ class Tenure:
             self._settle(BrokerError(ErrorCode.INTERNAL, "given up", close=CloseCode.INTERNAL))
 
     def _failed(self, error: Exception) -> None:
+        if isinstance(error, ClientError) and self._before is not None:
+            self.session.exchange.bound, self._before = self._before, None
         told = _told(error)
         log.warning("session.no_process", session=self.session.key[2], code=told.code.value, error=told.message)
         self.session.fail_queued(FailureReason.CANCELLED, "no process could be had: nothing was written")
@@ -228,6 +237,7 @@ class Tenure:
             async with self._pool.bind_turn():
                 with anyio.fail_after(self._config.pool.bind_timeout_s):
                     await self._bind_process(lease)
+            session.is_binding, self._before = False, None
             lease.keep_directory = True
             self.lease = lease
             self._again = Again(lease.launch.directory, session.cli_session_id)

@@ -123,6 +123,8 @@ class Turns:
         self._queue: deque[Turn] = deque()
         self._records: OrderedDict[str, _Record] = OrderedDict()
         self.current: Turn | None = None
+        self.is_closed = False
+        """The broker is stopping: nothing new is accepted."""
         self._cost_usd = 0.0
         self.completed = 0
         self.has_written = False
@@ -141,13 +143,15 @@ class Turns:
     def submit(self, turn: Turn, content_digest: bytes) -> int | Repeat:
         """Accept a message: how many are before it, or the repeat that it is.
 
-        Raises ``ClientError``: ``id_conflict`` (same id, other content) or ``queue_full``.
+        Raises ``ClientError``: ``id_conflict`` (same id, other content), ``queue_full`` or ``draining``.
         """
         record = self._records.get(turn.id)
         if record is not None:
             if record.digest != content_digest:
                 raise ClientError(ErrorCode.ID_CONFLICT, "this id was used for other content", ref=turn.id)
             return Repeat(turn.id, record.outcome)
+        if self.is_closed:
+            raise ClientError(ErrorCode.DRAINING, "the broker is stopping", ref=turn.id)
         is_next = self.current is None and not self._queue
         if len(self._queue) >= self._max_queued and not is_next:
             raise ClientError(ErrorCode.QUEUE_FULL, f"turn.queue is {self._max_queued}", ref=turn.id)

@@ -624,7 +624,8 @@ def test_the_breaker_refuses_at_once() -> None:
     with pytest.raises(PoolFull, match="'small' keep failing") as caught:
         slots.acquire("small", "bob", now + 1.0)
     assert caught.value.retry_after_s == 7.0
-    filled(slots, now)
+    [large] = [slot for slot in slots if slot.profile == "large"]
+    slots.ready(large)
     assert slots.acquire("large", "bob", now).is_served
     assert slots.breaker_retry_s("large", now) is None
 

@@ -24,7 +24,6 @@ WARM = 4
 ROUNDS = 12
 """Kills at each moment."""
 AT_ONCE = 4
-PARTS = 30
 DEADLINE_S = 5.0
 """For the terminal frame; on a quiet machine it takes a few milliseconds."""
 LATE = "[[sim ttft_ms=400 tokens=100 itl_ms=10]]"
@@ -34,7 +33,7 @@ EARLY = "[[sim tokens=100 itl_ms=10]]"
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory, oracle: Oracle) -> Iterator[Broker]:
     """A broker whose sessions last as long as their clients."""
-    config: dict[str, Any] = {"session": {"detach_timeout_s": 0}, "turn": {"queue": PARTS}}
+    config: dict[str, Any] = {"session": {"detach_timeout_s": 0}, "turn": {"queue": 1000}}
     config["server"] = {"hello_max_bytes": 2**20}
     config["pool"] = {"profiles": {"default": {"warm": WARM}}}
     with started_broker(tmp_path_factory.mktemp("crash"), config) as found:
@@ -185,10 +184,14 @@ async def test_no_message_is_written_before_the_bind_is_answered(broker: Broker)
             await client.turn("hello", f"before-{number}")
             await client.until(lambda frame: frame.get("state") == "idle")
             await killed(broker, client)
-            for part in range(PARTS):
-                await client.say("hello", f"m-{number}-{part}")
+            last = ""
+            for part in range(500):
+                last = f"m-{number}-{part}"
+                await client.say("[[sim error=529]]", last)
                 await client.sync()
-            await client.terminal(f"m-{number}-{PARTS - 1}")
+                if sum(frame.get("state") == "restored" for frame in client.frames) > number:
+                    break
+            await client.terminal(last)
         rows = [row for row in broker.ledger_rows() if "line" in row]
         found = processes_of(broker.ledger_rows("meta"), client.welcome["cli"]["session_id"])
         assert len(found) == 6
@@ -210,6 +213,7 @@ async def test_a_refused_option_does_not_stick(broker: Broker) -> None:
             error = await other.error()
             assert (error["code"], error["message"].partition(":")[0]) == ("bind_failed", "model")
         await killed(broker, client)
+        await client.until(lambda frame: frame.get("state") == "restored")
         assert await remembered(client) == 1
         assert "opus" in client.of_type("system")[-1].get("model", "opus")
         await client.send({"type": "broker.end"})
