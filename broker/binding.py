@@ -68,9 +68,7 @@ class Bound:
 
     def copy(self) -> "Bound":
         """The same for now, and untouched by later changes."""
-        return replace(
-            self, env=dict(self.env), permissions=dict(self.permissions), initialize=dict(self.initialize)
-        )
+        return replace(self, env=dict(self.env), permissions=dict(self.permissions), initialize=dict(self.initialize))
 
     def take_back(self, option: str, before: "Bound") -> None:
         """The CLI has refused ``option``, named as in a ``Step``: what held before holds on."""

@@ -96,6 +96,8 @@ class Connection:
     async def run(self, identity: Identity | None) -> None:
         """Serve the connection to its end.  ``identity`` is set when the handshake carried a token."""
         self.identity = identity
+        if identity is not None:
+            self._socket.set_max_message_bytes(self._config.server.max_message_bytes)
         try:
             with self._scope:
                 await self._serve()
@@ -150,14 +152,22 @@ class Connection:
         policy.check_supported(hello)
         policy.check_options(hello.options, identity.policy)
         self.instance = hello.client.instance
-        has_own = self._pool.is_simulated or bool(self._config.cli.env)
-        policy.check_credentials(hello, identity.policy, is_needed=not has_own)
-        entry, is_new = self._registry.open(hello.session, identity, subject)
+        entry = self._registry.find(hello.session, identity, subject)
+        is_new = entry is None
+        if entry is None:
+            policy.check_credentials(hello.options, identity.policy, is_needed=self._needs_credentials)
+            entry = self._registry.create(hello.session, identity, subject)
         self._registry.replace(entry.session, self)
         ignored = entry.tenure.take_options(hello.options, identity.credentials, self)
         was_live = entry.tenure.is_live
         await self._wait_ready(entry)
         self._attach(entry, hello, received_at, ignored, is_attached=was_live and not is_new)
+
+    @property
+    def _needs_credentials(self) -> bool:
+        """Neither the CLI nor the operator's environment (a cloud provider's) brings one."""
+        has_provider = any(name.startswith("CLAUDE_CODE_USE_") for name in self._config.cli.env)
+        return not (self._pool.is_simulated or has_provider)
 
     async def _wait_ready(self, entry: Entry) -> None:
         """Nobody reads from the socket meanwhile, so its end is told by the transport: the place in the queue goes."""

@@ -54,13 +54,12 @@ def subject(entitled: str, named: str | None) -> str:
     return entitled
 
 
-def check_credentials(hello: Hello, policy: Policy, *, is_needed: bool) -> None:
-    """A real CLI needs somebody's credential, and hello is where a client's comes from.
+def check_credentials(options: SessionOptions, policy: Policy, *, is_needed: bool) -> None:
+    """A new conversation needs somebody's credential, and hello is where a client's comes from.
 
     ``is_needed``: neither the CLI nor the operator's environment brings one.
     """
-    is_missing = hello.options.credentials is UNSET and hello.session.mode == "new"
-    if is_needed and is_missing and policy.credentials == "client":
+    if is_needed and options.credentials is UNSET and policy.credentials == "client":
         message = "options.credentials is needed: oauth_token, api_key or auth_token"
         raise ClientError(ErrorCode.CREDENTIALS_REQUIRED, message, close=CloseCode.BIND_FAILED)
 

@@ -66,34 +66,32 @@ class Registry:
             excess -= entry.session.log.size
             entry.session.log.expire()
 
-    def open(self, ref: SessionRef, identity: Identity, subject: str) -> tuple[Entry, bool]:
-        """Find or make the conversation that hello names; True when it is new.
+    def find(self, ref: SessionRef, identity: Identity, subject: str) -> Entry | None:
+        """The conversation that hello names, or None when it is to be made.
 
-        Raises ``ConnectionRefused``: 4504 (unknown and foreign look alike) or 4505; ``BrokerError`` when
-        ``session.max_sessions`` are kept.
+        Raises ``ConnectionRefused``: 4504 (unknown and foreign look alike) or 4505.
         """
-        key = (identity.tenant, subject, ref.id or str(uuid.uuid4()))
-        entry = self._entries.get(key)
+        entry = self._entries.get((identity.tenant, subject, ref.id)) if ref.id is not None else None
         if entry is None and ref.id is not None and ref.mode != "new":
             entry = self._by_cli_id(identity.tenant, subject, ref.id)
-        if entry is not None:
-            if ref.mode == "new":
-                raise ConnectionRefused(CloseCode.SESSION_EXISTS)
-            return entry, False
-        if ref.mode == "resume":
+        if entry is not None and ref.mode == "new":
+            raise ConnectionRefused(CloseCode.SESSION_EXISTS)
+        if entry is None and ref.mode == "resume":
             raise ConnectionRefused(CloseCode.UNKNOWN_SESSION)
-        if len(self._entries) >= self._config.session.max_sessions:
-            message = f"session.max_sessions = {self._config.session.max_sessions} are kept"
-            raise BrokerError(ErrorCode.POOL_UNAVAILABLE, message, close=CloseCode.POOL_UNAVAILABLE)
-        return self._create(key, identity), True
+        return entry
 
     def _by_cli_id(self, tenant: str, subject: str, session_id: str) -> Entry | None:
         """The CLI's own session id is accepted too."""
         of_subject = (entry for key, entry in self._entries.items() if key[:2] == (tenant, subject))
         return next((entry for entry in of_subject if entry.session.cli_session_id == session_id), None)
 
-    def _create(self, key: tuple[str, str, str], identity: Identity) -> Entry:
+    def create(self, ref: SessionRef, identity: Identity, subject: str) -> Entry:
+        """A new conversation and its task.  Raises ``BrokerError`` when ``session.max_sessions`` are kept."""
         assert self._group is not None
+        if len(self._entries) >= self._config.session.max_sessions:
+            message = f"session.max_sessions = {self._config.session.max_sessions} are kept"
+            raise BrokerError(ErrorCode.POOL_UNAVAILABLE, message, close=CloseCode.POOL_UNAVAILABLE)
+        key = (identity.tenant, subject, ref.id or str(uuid.uuid4()))
         session = Session(key, identity, self._config, self._metrics)
         entry = Entry(session, Tenure(session, self._pool, self._config))
         self._entries[key] = entry

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.kit.broker import Broker
 from tests.kit.client import Client, connected, contiguous
+from tests.kit.raw import RawClient
 
 LONGEST_GAP_S = 1.0
 """Between two frames of the neighbour, which come every 10 ms."""
@@ -49,3 +50,11 @@ def rss_mb(broker: Broker) -> float:
     """Resident memory of the broker's own process."""
     status = Path(f"/proc/{broker.pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+async def welcomed(raw: RawClient, session: str | None = None, **hello: object) -> None:
+    """Say hello (for that session) and read until ``broker.welcome``."""
+    place = {"session": {"mode": "open", "id": session}} if session else {}
+    await raw.send({"type": "broker.hello", **place, **hello})
+    while (await raw.frame())["type"] != "broker.welcome":
+        pass

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.beside import neighbour, no_bug, rss_mb
+from tests.e2e.beside import neighbour, no_bug, rss_mb, welcomed
 from tests.kit.broker import Broker, started_broker
 from tests.kit.client import connected
 from tests.kit.raw import BINARY, CLOSE, PING, TEXT, Cut, RawClient, client_frame, raw_connection
@@ -88,8 +88,7 @@ async def played(broker: Broker, entries: list[dict[str, Any]], session: str | N
         before = broker.metric("broker_unknown_fields_total") if "dropped" in entry else 0
         async with raw_connection(broker.port) as raw:
             if session is not None:
-                await raw.send({"type": "broker.hello", "session": {"mode": "open", "id": session}})
-                assert (await raw.frame())["type"] == "broker.welcome"
+                await welcomed(raw, session)
             try:
                 found = list(mistakes(entry, *await answer(raw, entry, prompt)))
             except TimeoutError:
@@ -135,7 +134,6 @@ async def test_a_bad_answer_leaves_the_prompt_open(broker: Broker) -> None:
 
 # -- bytes that are no frames ----------------------------------------------------------------------------------------
 
-HELLO = b'{"type":"broker.hello","session":{"mode":"open","id":"raw"}}'
 BROKEN = {
     "unmasked": (client_frame(b"{}", masked=False), 1002),
     "reserved-bit": (b"\xf1\x80" + bytes(4), 1002),
@@ -171,16 +169,15 @@ async def close_of(raw: RawClient, within_s: float = 5) -> int | None:
 async def test_broken_frames_end_their_connection_alone(broker: Broker) -> None:
     """What RFC 6455 forbids is answered with its close code, before hello and after, and the socket is gone."""
     async with neighbour(broker):
-        for first in ([], [HELLO]):
+        for session in (None, "raw"):
             found, expected = {}, {}
             for name, (data, code) in BROKEN.items():
-                if first and name == "length-of-64-kib":
+                if session and name == "length-of-64-kib":
                     continue  # by then it is allowed, and awaited
                 expected[name] = code
                 async with raw_connection(broker.port) as raw:
-                    for frame in first:
-                        await raw.send(frame)
-                        await raw.frame()
+                    if session:
+                        await welcomed(raw, session)
                     await raw.send_raw(data)
                     found[name] = await close_of(raw)
             assert found == expected
@@ -204,16 +201,15 @@ FLOODS = {
 }
 
 
-@pytest.mark.parametrize("first", [b"", HELLO], ids=["before-hello", "after-hello"])
-async def test_an_endless_message_is_cut(broker: Broker, first: bytes) -> None:
+@pytest.mark.parametrize("session", [None, "raw"], ids=["before-hello", "after-hello"])
+async def test_an_endless_message_is_cut(broker: Broker, session: str | None) -> None:
     """A message that never ends is cut, however small its fragments; the broker's memory stays bounded."""
     async with neighbour(broker):
         before = rss_mb(broker)
         for name, (start, more) in FLOODS.items():
             async with raw_connection(broker.port) as raw:
-                if first:
-                    await raw.send(first)
-                    await raw.frame()
+                if session:
+                    await welcomed(raw, session)
                 await raw.send_raw(start)
                 assert await pour(raw, more, 64 * 2**20) in (1009, None), name
         assert rss_mb(broker) - before < 40

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
+from tests.e2e.beside import welcomed
 from tests.kit.broker import Broker, running_broker
 from tests.kit.client import Client, connected
 from tests.kit.raw import Cut, client_frame, raw_connection
@@ -152,8 +153,7 @@ async def refused_hellos(broker: Broker, new: Canaries, token: str) -> None:
                 await client.hello(**hello)
     for frame in nonsense(new):
         async with raw_connection(broker.port, f"/v1/chat/ws?key={new(f'query {len(new.made)}')}") as raw:
-            await raw.send({"type": "broker.hello", "auth": auth, "session": {"mode": "open", "id": "raw"}})
-            await raw.frame()
+            await welcomed(raw, "raw", auth=auth)
             with suppress(Cut):
                 await raw.send_raw(client_frame(frame))
                 while (await raw.frame()).get("code") != "bad_frame":

@@ -1,4 +1,4 @@
-"""A CLI that is killed costs its turn and nothing else: one terminal frame, the conversation goes on, the pool refills."""
+"""A CLI that is killed costs its turn and no more: one terminal frame, the conversation goes on, the pool refills."""
 
 import asyncio
 import json

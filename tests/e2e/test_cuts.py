@@ -40,7 +40,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory, oracle: Oracle) -> Iterator
 
 
 def somewhere(chance: random.Random) -> At:
-    """Where the next connection is cut: in the upgrade, in welcome, in a frame header, in the replay or far behind it."""
+    """Where the next connection is cut: in the upgrade, in welcome, in a frame header, in the replay, far behind."""
     quietly = chance.random() < 0.2
     kind = chance.choices(("head", "welcome", "header", "replay", "far", "up"), (1, 3, 2, 3, 3, 1))[0]
     if kind == "header":
@@ -70,6 +70,7 @@ class Traveller:
     last_seq: int = 0
     texts: list[str] = field(default_factory=list)
     places: Counter[str] = field(default_factory=Counter)
+    codes: set[int | None] = field(default_factory=set)
     turns: int = 0
     has_terminal: bool = False
     is_idle: bool = True
@@ -92,9 +93,8 @@ class Traveller:
                 async with raw_connection(self.proxy.port, headers={"Host": self.host}) as raw:
                     await self._talk(raw)
             except Cut as cut:
-                assert cut.code in (None, 4509), cut.code  # 4509: it came back before its own end was noticed
-                if cut.place is Place.HEAD:
-                    self.places["head"] += 1
+                self.codes.add(cut.code)
+                self.places["head"] += cut.place is Place.HEAD
 
     async def _talk(self, raw: RawClient) -> None:
         is_welcome = False
@@ -148,7 +148,7 @@ class Traveller:
 
 @pytest.mark.slow
 async def test_five_hundred_cuts_lose_nothing_and_repeat_nothing(broker: Broker) -> None:
-    """Contiguous seq, each message at a CLI once, each of its lines at the client once, byte for byte as in the ledger."""
+    """Contiguous seq, each message once at a CLI, each of its lines once at the client, byte for byte."""
     seed = int(os.environ.get("CUTS_SEED", time.time_ns() % 1_000_000))
     print(f"CUTS_SEED={seed}")
     await broker.wait_spares(SESSIONS)
@@ -172,6 +172,7 @@ async def test_five_hundred_cuts_lose_nothing_and_repeat_nothing(broker: Broker)
     rows = broker.ledger_rows()
     for traveller in travellers:
         session = traveller.welcome["cli"]["session_id"]
+        assert traveller.codes <= {None, 4509}  # replaced: it came back before its own end was noticed
         assert from_cli(traveller.texts) == meant_for_clients(rows, session)
         wanted = [f"{traveller.name}-{number + 1}" for number in range(traveller.turns)]
         assert [found for found in user_ids(rows) if found.startswith(f"{traveller.name}-")] == wanted

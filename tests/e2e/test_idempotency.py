@@ -129,7 +129,7 @@ async def test_a_message_that_was_refused_has_used_no_id(broker: Broker) -> None
 
 
 async def test_a_hundred_ids_raced_over_two_sockets(broker: Broker) -> None:
-    """Both sockets send every id, in an order of their own: each reaches the CLI once, each socket hears of each once."""
+    """Both sockets send every id, each in its own order: each reaches the CLI once, each socket hears of each once."""
     seed = random.randrange(1_000_000)
     print(f"seed {seed}")
     async with connected(broker.url, hello=opening("race", "one")) as one:

@@ -158,18 +158,37 @@ async def test_a_grandchild_of_a_session_that_ended_is_not_kept(tmp_path: Path) 
             assert (await neighbour.turn("hello"))["type"] == "broker.turn_completed"
 
 
-@pytest.mark.parametrize("faults", ["ignore_term ignore_eof", ""], ids=["stubborn", "busy"])
-async def test_a_second_signal_ends_at_once(faults: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "message", ["[[sim grandchild=0.1 detached tokens=3]] word", "[[sim grandchild=0.1 tokens=3]] word"]
+)
+async def test_a_grandchild_that_ends_by_itself_is_reaped(message: str, tmp_path: Path) -> None:
+    """No zombie stays, neither while its session lives nor after it."""
+    async with running_broker(tmp_path) as broker:
+        async with connected(broker.url, hello={}) as client:
+            await client.turn(message)
+            if "detached" not in message:
+                await client.send({"type": "broker.end"})
+                assert await client.closed() == 1000
+            await eventually(lambda: not [row for row in broker.descendants() if row.state == "Z"], 10)
+            await eventually(lambda: len(broker.descendants()) == 2 + ("detached" in message), 10)
+
+
+@pytest.mark.parametrize("is_busy", [True, False], ids=["while it drains", "while it stops processes"])
+@pytest.mark.parametrize("faults", ["ignore_term ignore_eof", ""], ids=["stubborn", "willing"])
+async def test_a_second_signal_ends_at_once(faults: str, is_busy: bool, tmp_path: Path) -> None:
     """No waiting for turns, no stop ladder: everything is killed; still exit 0 and nothing left."""
     config: dict[str, Any] = {"stop": {"eof_grace_s": 20, "term_grace_s": 20, "drain_timeout_s": 60}}
     config["cli"] = {"env": {"SIMULATOR_FAULTS": faults}}
     async with running_broker(tmp_path, config) as broker:
         async with connected(broker.url, hello={}) as client:
-            await client.say(LONG, "m-1")
-            await first_delta(client)
+            if is_busy:
+                await client.say(LONG, "m-1")
+                await first_delta(client)
             processes = broker.descendants()
             broker.popen.send_signal(signal.SIGTERM)
             await client.until_type("broker.go_away")
+            if not is_busy:
+                assert await client.closed() == 1012
             began = time.monotonic()
             broker.popen.send_signal(signal.SIGTERM)
             assert await broker.ended() == 0
@@ -200,8 +219,9 @@ async def test_a_killed_broker_leaves_no_process(tmp_path: Path) -> None:
             await idle.turn("hello")
             await busy.say(LONG)
             await first_delta(busy)
+            await broker.wait_pool(leased=2, warm=2)
             processes = broker.descendants()
-            assert len(processes) >= 3
+            assert len(processes) == 4
             began = time.monotonic()
             assert await broker.stop(signal.SIGKILL) == -signal.SIGKILL
             await eventually(lambda: not [row for row in still_there(processes) if row.state != "Z"], 5)
