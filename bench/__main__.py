@@ -1,10 +1,11 @@
 """``python -m bench COMMAND``: read the arguments, run one question, print its table, judge the assertions.
 
 Exit codes: 0 measured; 1 something failed while measuring; 2 a mistake in the arguments; 69 no CLI, or no namespace for
-the real one; 99 an assertion does not hold.
+the real one; 99 an assertion does not hold; 130 interrupted (what was started is ended first).
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from broker.errors import CliMissing
 EXIT_FAILED: Final = 1
 EXIT_UNAVAILABLE: Final = 69
 EXIT_ASSERTION: Final = 99
+EXIT_INTERRUPTED: Final = 130
 MISTAKES: Final = (TenantFailed, ChildFailed, DirectFailed, CliMissing, namespace.NoNamespace, OSError)
 
 
@@ -84,12 +86,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         top.error(f"--assert: no such series in {command.NAME}: {', '.join(unknown)}")
     del arguments.command
+    # What was started is ended on SIGTERM as on Ctrl-C: asyncio then cancels the main task.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         if command.is_loopback_only(arguments):
             namespace.ensure(given)
         report = command.run(arguments)
     except MISTAKES as error:
         return _told([error])
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     except BaseExceptionGroup as group:
         # A task group wraps what its tasks raise: what we know is told in a line, the rest goes up.
         known, rest = group.split(MISTAKES)

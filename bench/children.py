@@ -5,6 +5,7 @@ Owner: the ``async with`` block that started one.  Callers: ``bench.broker_proce
 """
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -80,10 +81,15 @@ class Child:
 
 @asynccontextmanager
 async def child(name: str, argv: Sequence[str], log: Path, environ: Mapping[str, str]) -> AsyncIterator[Child]:
-    """Start ``argv`` with stdout and stderr in ``log``; it is stopped when the block ends.  Raises ``OSError``."""
+    """Start ``argv`` with stdout and stderr in ``log``; it is stopped when the block ends.  Raises ``OSError``.
+
+    Where the system has ``setpriv`` the program is told to end even when this one is killed.
+    """
+    setpriv = shutil.which("setpriv")
+    prefix = [setpriv, "--pdeathsig", "TERM", "--"] if setpriv is not None else []
     with log.open("wb") as sink:
         popen = subprocess.Popen(  # noqa: ASYNC220 - vfork, about 1 ms, and nothing is being measured yet
-            argv, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env=dict(environ),
+            [*prefix, *argv], stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env=dict(environ),
             start_new_session=True,
         )  # fmt: skip
     started = Child(popen, name, log)

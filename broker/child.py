@@ -52,6 +52,8 @@ class Child:
         self.launch: Launch | None = None
         self.lease: Lease | None = None
         self.found_transcript = True
+        self.has_refused = False
+        """It ended by itself with an error before it was ready."""
         self.scope = anyio.CancelScope()
 
     async def bring_up(self, launcher: Launcher, profile: str, timeout_s: float, *, is_urgent: bool) -> None:
@@ -67,8 +69,12 @@ class Child:
         self.process = await Process.start(self.launch)
         if not is_urgent:
             self.process.set_priority(STARTING_NICE)
-        with anyio.fail_after(timeout_s):
-            await _prove_ready(self.process)
+        try:
+            with anyio.fail_after(timeout_s):
+                await _prove_ready(self.process)
+        except ProcessError:
+            self.has_refused = (self.process.returncode or 0) > 0
+            raise
         self.process.set_priority(0)
 
     async def take_down(self, grace: Stop) -> None:

@@ -5,6 +5,7 @@ detaches; it owns nothing of it.  Sending happens in ``pump``, synchronously: wh
 the kernel says when it can take more.  Over 300 lines because both directions of a socket share its state.
 """
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from broker.errors import BrokerError
 from broker.metrics import Metrics
 from broker.pool import Pool
 from broker.registry import Entry, Registry
+from broker.replay import Resume
 from broker.tenant_socket import TenantSocket
 from broker.welcome import welcome
 from protocol import codec
@@ -110,11 +112,11 @@ class Connection:
             self._closing = self._closing or (error.close or CloseCode.BAD_FRAME, error.code.value)
         finally:
             with anyio.CancelScope(shield=True):
-                if self._entry is not None:
+                try:
                     await self._finish()
-                    self._entry.tenure.detach(self)
-                else:
-                    await self._finish()
+                finally:
+                    if self._entry is not None:
+                        self._entry.tenure.detach(self)
 
     async def _serve(self) -> None:
         hello, received_at = await self._hello()
@@ -149,6 +151,8 @@ class Connection:
         if hello.protocol != PROTOCOL_VERSION:
             raise ConnectionRefused(CloseCode.PROTOCOL_VERSION, f"this broker speaks protocol {PROTOCOL_VERSION}")
         identity, subject = self._identify(hello)
+        if hello.role == "controller" and identity.max_role == "observer":
+            raise ConnectionRefused(CloseCode.NOT_ALLOWED, "the token may only observe")
         policy.check_supported(hello)
         policy.check_options(hello.options, identity.policy)
         self.instance = hello.client.instance
@@ -157,11 +161,17 @@ class Connection:
         if entry is None:
             policy.check_credentials(hello.options, identity.policy, is_needed=self._needs_credentials)
             entry = self._registry.create(hello.session, identity, subject)
-        self._registry.replace(entry.session, self)
+        self._registry.replace(entry, self)
+        heard_from = entry.session.log.head
         ignored = entry.tenure.take_options(hello.options, identity.credentials, self)
         was_live = entry.tenure.is_live
         await self._wait_ready(entry)
-        self._attach(entry, hello, received_at, ignored, is_attached=was_live and not is_new)
+        if hello.session.last_seq is None:  # live, from hello on: what a restored process told belongs to it
+            resume = Resume(max(heard_from, entry.session.log.tail), None)
+        else:
+            resume = entry.session.log.resume(hello.session.epoch, hello.session.last_seq)
+        is_attached = was_live and not is_new
+        self._attach(entry, hello, resume, received_at, ignored, identity, is_attached=is_attached)
 
     @property
     def _needs_credentials(self) -> bool:
@@ -188,11 +198,21 @@ class Connection:
             self.on_identified()
         return self.identity, policy.subject(self.identity.subject, auth.subject if auth is not None else None)
 
-    def _attach(self, entry: Entry, hello: Hello, received_at: float, ignored: list[str], *, is_attached: bool) -> None:
+    def _attach(
+        self,
+        entry: Entry,
+        hello: Hello,
+        resume: Resume,
+        received_at: float,
+        ignored: list[str],
+        identity: Identity,
+        *,
+        is_attached: bool,
+    ) -> None:
         """Welcome and attach in one breath: no frame can slip between."""
         session, lease = entry.session, entry.tenure.lease
         assert lease is not None
-        resume = session.log.resume(hello.session.epoch, hello.session.last_seq)
+        session.judge_by(identity.policy)
         frame = welcome(
             session,
             hello,
@@ -209,7 +229,8 @@ class Connection:
         self._outbox.append((0, text_frame(codec.encode_server(frame))))
         entry.tenure.attach(self)
         self.pump()
-        log.info("connection.attached", session=session.key[2], tenant=session.key[0], start=frame.start)
+        log.info("connection.attached", session=session.key[2], tenant=session.key[0], start=frame.start,
+                 client=hello.client.name, client_version=hello.client.version, trace=hello.traceparent)  # fmt: skip
 
     # -- receiving -------------------------------------------------------------------------------------------------
 
@@ -309,9 +330,9 @@ class Connection:
         socket = self._socket
         code, reason = self._closing or (CloseCode.ENDED, "")
         self._metrics.disconnected(self._reason())
-        with anyio.move_on_after(CLOSE_DEADLINE_S):
+        with anyio.move_on_after(CLOSE_DEADLINE_S), contextlib.suppress(OSError, ConnectionClosed):
             self.pump()
-            await socket.drain()
+            await socket.drain()  # a reset by the peer ends it with an OSError
             await socket.close(code, reason)
         socket.cut("close_deadline")
         if self._entry is not None:

@@ -53,10 +53,17 @@ class Controls:
         self._next += 1
         asked = Asked(asker, instance, request_id, control, now + DEADLINE_S)
         self._by_cli_id[cli_id] = asked
-        self._by_client[instance, request_id] = asked
+        self._remember(asked)
+        return cli_id, asked
+
+    def settled(self, instance: str, request_id: str, control: Control, reply: bytes, now: float) -> None:
+        """Remember a request that needed no CLI, so that its repeat gets the same reply."""
+        self._remember(Asked(None, instance, request_id, control, now, reply, now))
+
+    def _remember(self, asked: Asked) -> None:
+        self._by_client[asked.instance, asked.request_id] = asked
         while len(self._by_client) > MAX_KEPT:
             self._by_client.popitem(last=False)
-        return cli_id, asked
 
     def answered(self, answer: Answer) -> Asked | None:
         """The request that the CLI answered, or None when it is not (or no more) one of ours."""

@@ -46,6 +46,10 @@ class ProcessError(Exception):
         self.detail = detail
 
 
+class ResumeRefused(ProcessError):
+    """The CLI ended by itself when it was asked to resume a conversation: its transcript cannot be read."""
+
+
 class ConfigError(Exception):
     """The operator's mistake: the broker does not start, opens no port and exits 78.
 

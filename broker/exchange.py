@@ -80,7 +80,7 @@ class Exchange:
 
     def __init__(self, outlet: Outlet, limits: Policy, permission_timeout_s: float) -> None:
         self._outlet = outlet
-        self._policy = limits
+        self.policy = limits
         self.permission_timeout_s = permission_timeout_s
         self.bound = Bound()
         self.prompts = PendingRequests()
@@ -89,16 +89,25 @@ class Exchange:
 
     # -- control requests of clients -----------------------------------------------------------------------------------
 
+    def was_asked(self, request_id: str, reader: Reader) -> bool:
+        """Whether this client instance has sent the request before: it then gets the same reply, now or when it comes,
+        and nothing runs twice."""
+        known = self._controls.repeat(reader.instance, request_id, time.monotonic()) if reader.instance else None
+        if known is not None and known.reply is not None:
+            reader.send(msgspec.json.decode(known.reply, type=ControlReply))
+        return known is not None
+
+    def answer_now(self, request_id: str, control: Control, reader: Reader, response: dict[str, Any]) -> None:
+        """Reply to a request that the broker carries out by itself."""
+        frame = ControlReply(ControlReplyBody("success", request_id, response))
+        reader.send(frame)
+        self._controls.settled(reader.instance, request_id, control, codec.encode_server(frame), time.monotonic())
+
     def control(self, request_id: str, control: Control, reader: Reader) -> None:
         """Carry out a client's control request; the reply goes to ``reader``.  Raises ``ClientError``."""
         now = time.monotonic()
-        repeat = self._controls.repeat(reader.instance, request_id, now) if reader.instance else None
-        if repeat is not None:
-            if repeat.reply is not None:
-                reader.send(msgspec.json.decode(repeat.reply, type=ControlReply))
-            return
         if isinstance(control, SetPermissionMode):
-            policy.check_mode(control.mode, self._policy, request_id)
+            policy.check_mode(control.mode, self.policy, request_id)
         if not self._outlet.has_process:
             reader.send(ControlReply(ControlReplyBody("error", request_id, error="cli_exited")))
             return
@@ -148,6 +157,7 @@ class Exchange:
         asked.reply, asked.replied_at = codec.encode_server(frame), time.monotonic()
         by = asked.instance
         targets = [r for r in self._outlet.readers if r is asked.asker or (by and r.instance == by)]
+        asked.asker = None
         for target in targets:
             target.send(frame)
 
@@ -182,7 +192,7 @@ class Exchange:
             raise ClientError(ErrorCode.BAD_FRAME, "response.response is missing", ref=body.request_id)
         answer = decode_answer(body.response, body.request_id)
         updates = decode_updates(answer, body.request_id)
-        policy.check_updates(updates, self._policy, body.request_id)
+        policy.check_updates(updates, self.policy, body.request_id)
         payload: dict[str, Any] = {"behavior": answer.behavior}
         if answer.behavior == "allow":
             payload["updatedInput"] = Raw(prompt.input) if answer.updatedInput is UNSET else answer.updatedInput
@@ -235,5 +245,6 @@ def _shown_answer(control: Control, response: Raw) -> Any:
         return response
     found: Any = msgspec.json.decode(response)
     for server in found.get("mcpServers", []) if isinstance(found, dict) else []:
-        server.pop("config", None)
+        if isinstance(server, dict):
+            server.pop("config", None)
     return found

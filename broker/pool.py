@@ -16,7 +16,7 @@ import structlog
 
 from broker.child import Again, Child, Lease
 from broker.config import Config, Stop
-from broker.errors import BrokerError, ProcessError
+from broker.errors import BrokerError, ProcessError, ResumeRefused
 from broker.launcher import Launcher
 from broker.metrics import Metrics
 from broker.orphans import reap_strays
@@ -193,6 +193,8 @@ class Pool:
         if child.process is not None:
             log.info("process.gone", slot=slot.id, pid=child.process.pid, returncode=child.process.returncode)
         own = slot.reserved_for
+        if own is not None:
+            own.is_refused = child.has_refused
         if self._slots.exited(slot, time.monotonic(), random.random()):
             self._refuse_if_broken(slot.profile)
         if own is not None:
@@ -273,7 +275,8 @@ class Pool:
         if waiter.is_served:
             return waiter
         if waiter.is_failed:
-            raise ProcessError(FailureReason.CLI_EXITED, "the process could not be started again")
+            kind = ResumeRefused if waiter.is_refused else ProcessError
+            raise kind(FailureReason.CLI_EXITED, "the process could not be started again")
         waited = time.monotonic() - asked
         if served.is_set():
             self._metrics.acquired(profile, "rejected", waited)

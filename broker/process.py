@@ -31,6 +31,9 @@ STDIN_BUFFER_BYTES = 32 * 1024 * 1024
 DRAIN_AFTER_DEATH_S = 0.25
 """How long stdout may stay open after the process is dead: its last lines are in the pipe, an heir may hold it."""
 
+SILENT_GRACE_S = 2.0
+"""How long a process may live on after it has closed its stdout."""
+
 Lines = Callable[[list[Line]], None]
 
 
@@ -105,7 +108,13 @@ class Process:
         except OSError as error:
             raise ProcessError(FailureReason.CLI_EXITED, f"cannot start {launch.argv[0]}: {error.strerror}") from error
         orphans.awaited.add(popen.pid)
-        process = cls(popen, launch)
+        try:
+            process = cls(popen, launch)
+        except OSError as error:  # no file descriptor is left for the pidfd
+            popen.kill()
+            popen.wait()
+            orphans.awaited.discard(popen.pid)
+            raise ProcessError(FailureReason.CLI_EXITED, f"cannot watch the process: {error.strerror}") from error
         try:
             await process._attach()
         except BaseException:
@@ -164,12 +173,21 @@ class Process:
 
         A cancel leaves the process running: the slot's supervisor then calls ``stop`` and this again, shielded.
         """
-        await self.dead.wait()
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._kill_when_silent)
+            await self.dead.wait()
+            group.cancel_scope.cancel()
         with anyio.move_on_after(DRAIN_AFTER_DEATH_S):
             await self.stdout_closed.wait()
         await orphans.kill_marked(self._launch.marker, self.pid)
         self._close_pipes()
         self.exited.set()
+
+    async def _kill_when_silent(self) -> None:
+        """A process that lives on without its stdout can tell nothing any more."""
+        await self.stdout_closed.wait()
+        await anyio.sleep(SILENT_GRACE_S)
+        self.kill()
 
     def _close_pipes(self) -> None:
         for transport in self._readers:

@@ -112,9 +112,9 @@ class Registry:
             del self._entries[key]
             self._metrics.session_moved("open", None)
 
-    def replace(self, session: Session, newcomer: Reader) -> None:
+    def replace(self, entry: Entry, newcomer: Reader) -> None:
         """A second connection of one client instance replaces the first: a reconnect never fights its dead socket."""
-        for reader in list(session.readers):
+        for reader in [*entry.session.readers, *entry.tenure.arriving]:
             if newcomer.instance and reader.instance == newcomer.instance and reader is not newcomer:
                 reader.close_soon(CloseCode.REPLACED, "replaced")
 

@@ -17,7 +17,7 @@ from msgspec import UNSET
 from broker import policy, watchdog
 from broker.auth import Identity
 from broker.binding import expected_key_source
-from broker.config import Config
+from broker.config import Config, Policy
 from broker.errors import ProcessError
 from broker.exchange import Exchange, Reader
 from broker.metrics import Metrics
@@ -29,8 +29,6 @@ from protocol.codes import DropReason, FailureReason
 from protocol.controls import Control, Interrupt
 from protocol.frames import (
     Accepted,
-    ControlReply,
-    ControlReplyBody,
     Dropped,
     Message,
     ServerFrame,
@@ -68,6 +66,7 @@ class Session:
         self.is_binding = self.is_gated = False
         """The process owes answers that guard safety, or MCP servers are still being bound: no user line yet."""
         self.is_cli_busy = False
+        self._busy_until = 0.0
         self.last_terminal_at = time.monotonic()
         self.kill_reason: str | None = None
         self.wake_task: Callable[[], None] = lambda: None
@@ -75,6 +74,10 @@ class Session:
         self.lines_before_turn: Callable[[], bytes] = bytes
         """What the process has to be told before its next user line: options that a new hello changed."""
         self._key_source_checked = False
+
+    def judge_by(self, limits: Policy) -> None:
+        """A connection attached under this policy: it holds from now on."""
+        self.policy = self.exchange.policy = limits
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
@@ -154,6 +157,8 @@ class Session:
                 self._metrics.cli_frame_dropped(DropReason.TOO_LARGE)
                 continue
             found = peek(line)
+            if found is DropReason.NOT_JSON and (repaired := cli.repair(line)) is not None:
+                line, found = repaired, peek(repaired)  # noqa: PLW2901 - half of a character, cut by the CLI
             if isinstance(found, DropReason):
                 self._drop(line, found)
                 continue
@@ -244,6 +249,8 @@ class Session:
             self.send_due_interrupt()
         elif found.subtype == "session_state_changed":
             self.is_cli_busy = found.state in ("running", "requires_action")
+            if turn is None and self.is_cli_busy:  # a turn of its own, which ends with its own result
+                self._busy_until = time.monotonic() + self._config.turn.timeout_s
             if not self.is_cli_busy:
                 self.start_next()
 
@@ -263,6 +270,7 @@ class Session:
             self._kill(FailureReason.CLI_PROTOCOL, "a result of unknown form")
             return
         self.cli_session_id = result.session_id or self.cli_session_id
+        self._busy_until = time.monotonic() + BUSY_GRACE_S
         turn = self.turns.current
         self.exchange.withdraw_prompts()
         self._terminal(self.turns.complete(result, time.monotonic()), turn)
@@ -335,7 +343,7 @@ class Session:
         """When ``tick`` has something to do; monotonic seconds."""
         has_prompts = len(self.exchange.prompts) > 0
         turn = watchdog.wake_times(self.turns.current, self._config.turn, has_prompts=has_prompts)
-        busy = [self.last_terminal_at + BUSY_GRACE_S] if self._waits_for_idle else []
+        busy = [self._busy_until] if self._waits_for_idle else []
         return turn + busy + self.exchange.wake_times()
 
     @property
@@ -346,7 +354,7 @@ class Session:
         """Do what is due: deny expired prompts, repeat an interrupt, give up on the turn."""
         self.exchange.tick(now)
         self.send_due_interrupt()
-        if self._waits_for_idle and now >= self.last_terminal_at + BUSY_GRACE_S:
+        if self._waits_for_idle and now >= self._busy_until:
             self.is_cli_busy = False
             self.start_next()
         turn = self.turns.current
@@ -358,9 +366,11 @@ class Session:
 
     def control(self, request_id: str, control: Control, reader: Reader) -> None:
         """Carry out a client's control request; the reply goes to ``reader``.  Raises ``ClientError``."""
+        if self.exchange.was_asked(request_id, reader):
+            return
         if isinstance(control, Interrupt):
             receipt = self._interrupt(control, time.monotonic())
-            reader.send(ControlReply(ControlReplyBody("success", request_id, receipt)))
+            self.exchange.answer_now(request_id, control, reader, receipt)
         else:
             self.exchange.control(request_id, control, reader)
         self.wake_task()

@@ -73,6 +73,8 @@ class Waiter:
     slot: "Slot | None" = None
     is_failed: bool = False
     """The process that was started for this waiter alone did not come up."""
+    is_refused: bool = False
+    """It ended by itself with an error: the conversation cannot be resumed."""
 
     @property
     def is_served(self) -> bool:
@@ -175,7 +177,7 @@ class Slots:
         retry = self.breaker_retry_s(profile, now)
         if retry is not None and (retry > 0 or self._is_probed(profile)):
             raise PoolFull(f"processes of profile {profile!r} keep failing to start", retry)
-        if sum(map(len, self._queues.values())) >= self._max_waiting:
+        if not own_start and sum(map(len, self._queues.values())) >= self._max_waiting:
             raise PoolFull(f"pool.max_waiting = {self._max_waiting} tenants wait already", 5.0)
         self._queues.setdefault(tenant, deque()).append(waiter)
         return waiter

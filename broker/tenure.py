@@ -17,7 +17,7 @@ from broker.bind import Bind
 from broker.binding import Bound
 from broker.child import Again, Lease
 from broker.config import Config
-from broker.errors import BrokerError, ProcessError
+from broker.errors import BrokerError, ProcessError, ResumeRefused
 from broker.exchange import Reader
 from broker.pool import Pool
 from broker.session import Session
@@ -115,6 +115,8 @@ class Tenure:
         """Return once a process is bound.  Raises what made that impossible; a cancel gives up the place in the queue
         when nobody else waits."""
         self.arriving.append(reader)
+        if self._position:
+            reader.send(self._waiting(self._position))
         try:
             while not self.is_live:
                 if self._attempt is None:
@@ -130,7 +132,8 @@ class Tenure:
             self.wake()
 
     def _give_up_if_alone(self) -> None:
-        if not self.arriving and not self.session.readers and self._scope is not None and not self.is_live:
+        is_alone = not self.arriving and not self.session.readers and not self.session.turns.queued_ids
+        if is_alone and self._scope is not None and not self.is_live:
             self._scope.cancel()
 
     def detach(self, reader: Reader) -> None:
@@ -198,11 +201,11 @@ class Tenure:
                 self._failed(error)
             finally:
                 self._scope = None
-        if scope.cancelled_caught:
+        if scope.cancelled_caught and not self.arriving:  # who came meanwhile keeps the attempt, and it begins again
             self._settle(BrokerError(ErrorCode.INTERNAL, "given up", close=CloseCode.INTERNAL))
 
     def _failed(self, error: Exception) -> None:
-        if isinstance(error, ClientError) and self._before is not None:
+        if isinstance(error, ClientError | TimeoutError) and self._before is not None:
             self.session.exchange.bound, self._before = self._before, None
         told = _told(error)
         log.warning("session.no_process", session=self.session.key[2], code=told.code.value, error=told.message)
@@ -214,17 +217,22 @@ class Tenure:
         again = self._again
         try:
             await self._lease_and_serve(began_over=False)
-        except ProcessError:
-            if again is None or self._again is not again or self.lease is not None:
+        except ResumeRefused:
+            if again is None:
                 raise
-            self._again = Again(again.directory, str(uuid.uuid4()))
-            await self._lease_and_serve(began_over=True)
+            self._again = began = Again(again.directory, str(uuid.uuid4()))
+            try:
+                await self._lease_and_serve(began_over=True)
+            finally:
+                if self._again is began:  # nothing came up: the old transcript may still be read another time
+                    self._again = again
 
     async def _lease_and_serve(self, *, began_over: bool) -> None:
         session, again = self.session, self._again
         self._position = 0
         lease_it = self._pool.lease(self._profile(), session.key[0], again=again, on_position=self._tell_position)
         async with lease_it as lease:
+            self._position = 0
             lease.on_exit = self.wake
             await self._serve(lease, was_restored=again is not None, began_over=began_over)
         with anyio.CancelScope(shield=True), anyio.move_on_after(self._stop_bound):
@@ -272,14 +280,19 @@ class Tenure:
             return
         self._position = position
         for newcomer in self.arriving:
-            newcomer.send(Waiting(position, "pool_full" if self._pool.is_full else "pool_empty"))
+            newcomer.send(self._waiting(position))
+
+    def _waiting(self, position: int) -> Waiting:
+        return Waiting(position, "pool_full" if self._pool.is_full else "pool_empty")
 
     async def _bind_process(self, lease: Lease) -> None:
         """Bind and wait for the answers.  Raises ``ClientError(bind_failed)``, ``ProcessError`` when it dies."""
         self._bind.write(lease.process, self._pool.profiles[lease.profile].model)
         while not self._bind.is_complete():
             if lease.process.exited.is_set():
-                raise ProcessError(FailureReason.CLI_EXITED, f"{_death(lease.process.returncode)} while binding")
+                code = lease.process.returncode
+                kind = ResumeRefused if self._again is not None and code is not None and code > 0 else ProcessError
+                raise kind(FailureReason.CLI_EXITED, f"{_death(code)} while binding")
             await self._sleep([])
 
     # -- living --
@@ -300,8 +313,7 @@ class Tenure:
             if not session.readers and session.turns.is_idle:
                 times.append(self.detached_at + self._config.session.detach_timeout_s)
             await self._sleep(times)
-        log.warning("session.process_died", session=session.key[2], returncode=lease.process.returncode,
-                    stderr=lease.process.stderr_tail)  # fmt: skip
+        log.warning("session.process_died", session=session.key[2], returncode=lease.process.returncode)
         self._has_crashed = session.turns.completed > self._completed_at_crash
         self._completed_at_crash = session.turns.completed
 
@@ -317,8 +329,8 @@ class Tenure:
             expires = max(self.detached_at, session.last_terminal_at) + self._config.replay.seconds
             if now >= expires and session.turns.is_idle:
                 session.log.expire()
-            else:
-                times = [*times, max(expires, now + 0.05)]
+            elif session.turns.is_idle:
+                times = [*times, expires]
         with anyio.move_on_after(max(0.0, min(times, default=now + IDLE_LOOK_S) - now)):
             await self._wake.wait()
         self._wake = anyio.Event()

@@ -4,6 +4,8 @@ Callers: ``broker.session`` peeks every line once; ``broker.binding`` and ``brok
 Source: the stream-json protocol of Claude Code 2.1.197 and 2.1.329.
 """
 
+import json
+import re
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -50,6 +52,7 @@ class Peek(Struct, frozen=True, gc=False):
 
 
 _TEXTS: Final = frozenset({"type", "subtype", "request_id", "state"})
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 VISIBLE_DELTAS: Final = frozenset({"text_delta", "thinking_delta", "input_json_delta"})
 
 
@@ -157,6 +160,20 @@ def _peek_loosely(line: bytes) -> Peek | DropReason:
     if not fields:
         return DropReason.NOT_AN_OBJECT
     return Peek(seq=fields.get("seq", UNSET), error=fields.get("error", UNSET), **texts)
+
+
+def repair(line: bytes) -> bytes | None:
+    """A line that holds half of a surrogate pair, with that half replaced; None when it is something else.
+
+    JavaScript cuts strings by UTF-16 unit and writes what is left: JSON to most parsers, and to msgspec not.
+    """
+    if not _SURROGATE.search(line):
+        return None
+    try:
+        text = json.dumps(json.loads(line), ensure_ascii=False, separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return None
+    return text.encode("utf-8", "replace")
 
 
 def decode_result(line: bytes) -> Result | None:

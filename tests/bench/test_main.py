@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 
 from bench import cold_vs_warm, run
-from bench.__main__ import EXIT_ASSERTION, EXIT_UNAVAILABLE, main
+from bench.__main__ import EXIT_ASSERTION, EXIT_INTERRUPTED, EXIT_UNAVAILABLE, main
+from tests.processes import process_table, tree
 from tests.real_cli import require
+from tests.waiting import eventually_sync
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 55
@@ -104,6 +107,26 @@ def test_without_the_cli_that_was_asked_for_it_exits_69() -> None:
     done = bench("cold-vs-warm", "--cli=/nonexistent/claude", *TINY)
     assert done.returncode == EXIT_UNAVAILABLE
     assert "bench:" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_what_was_started(number: signal.Signals) -> None:
+    """Interrupted in the middle of a load, the program ends its broker and the broker's children, and exits 130."""
+    argv = [sys.executable, "-m", "bench", "run", "--sessions=2", "--turns=9", "--tokens=5000", "--ramp=0"]
+    popen = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        eventually_sync(lambda: len(_below(popen.pid)) >= 3, 30)
+        popen.send_signal(number)
+        assert popen.wait(30) == EXIT_INTERRUPTED
+        assert popen.stderr is not None
+        assert popen.stderr.read() == b""
+    finally:
+        popen.kill()
+        popen.communicate()
+
+
+def _below(pid: int) -> set[int]:
+    return tree({pid}, process_table()) - {pid}
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from msgspec import Raw
 
 from broker.controls import DEADLINE_S, KEPT_S, MAX_IN_FLIGHT, MAX_KEPT, Asked, Controls
 from protocol.cli import Answer
-from protocol.controls import McpStatus, SetModel
+from protocol.controls import Interrupt, McpStatus, SetModel
 
 ASKER = object()
 
@@ -85,6 +85,18 @@ def test_a_repeat_joins_or_gets_the_kept_reply() -> None:
     asked.reply, asked.replied_at = b"{}", 10.0
     assert controls.repeat("tab", "c1", 10.0 + KEPT_S) is asked
     assert controls.repeat("tab", "c1", 10.1 + KEPT_S) is None
+
+
+def test_what_the_broker_answers_itself_is_remembered_too() -> None:
+    """A request that needed no CLI is in nobody's way, and its repeat gets the same reply for as long."""
+    controls = Controls()
+    controls.settled("tab", "c1", Interrupt(), b"{}", 10.0)
+    known = controls.repeat("tab", "c1", 10.0 + KEPT_S)
+    assert known is not None
+    assert known.reply == b"{}"
+    assert controls.repeat("tab", "c1", 10.1 + KEPT_S) is None
+    assert controls.next_deadline is None
+    assert controls.drop_all() == []
 
 
 def test_two_clients_may_use_the_same_id() -> None:

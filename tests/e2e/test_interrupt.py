@@ -167,7 +167,7 @@ async def test_twice_is_once(broker: Broker) -> None:
 async def test_a_cli_that_ignores_it_is_killed(broker: Broker) -> None:
     """No result within 5 s of an interrupt: turn_failed interrupted, the process is replaced, the next turn works."""
     async with connected(broker.url, hello={}) as client:
-        await client.say("[[sim hang=2]] word", "m-1")
+        await client.say("[[sim hang=1]] word", "m-1")
         await first_delta(client)
         await client.control("interrupt")
         end = await client.terminal("m-1")

@@ -236,6 +236,20 @@ async def test_who_says_nothing_is_closed(narrow: Broker) -> None:
         await eventually(lambda: narrow.metric("broker_connections") == 0)
 
 
+@pytest.mark.parametrize(("known", "size", "code"), [(False, 65536, 4501), (False, 65537, 1009), (True, 65537, 0)])
+async def test_a_stranger_may_send_64_kib(broker: Broker, known: bool, size: int, code: int) -> None:
+    """Before anybody has said who it is, 1009 above 64 KiB; who came with a token may send a longer hello."""
+    headers = {"Authorization": f"Bearer {TOKEN}"} if known else {}
+    hello = {"type": "broker.hello", "options": {"system_prompt": ""}}
+    hello["options"] = {"system_prompt": "a" * (size - len(json.dumps(hello)))}
+    async with connected(broker.url, headers=headers) as client:
+        await client.send(hello)
+        if code:
+            assert await client.closed() == code
+        else:
+            await client.until_type("broker.welcome")
+
+
 @pytest.mark.parametrize(
     ("first", "code"),
     [

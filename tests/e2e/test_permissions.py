@@ -118,14 +118,18 @@ async def test_the_first_answer_wins(broker: Broker, tmp_path: Path) -> None:
     assert len([line for _, line in said if line["response"]["request_id"] == found]) == 1
 
 
+def failure(request_id: str) -> Frame:
+    """An answer of a client that cannot ask anybody."""
+    body = {"subtype": "error", "error": "no user interface", "request_id": request_id}
+    return {"type": "control_response", "response": body}
+
+
 async def test_an_error_answer_counts_only_from_the_last_controller(broker: Broker, tmp_path: Path) -> None:
     """With another controller attached an error answer waits for that one; alone it is a deny."""
-    failed = {"type": "control_response", "response": {"subtype": "error", "error": "no user interface"}}
     async with connected(broker.url, hello=opening("error", "one")) as one:
         async with connected(broker.url, hello=opening("error", "two")) as two:
             found = await asked(one, tmp_path / "made")
-            failed["response"] = {**dict(failed["response"]), "request_id": found}  # type: ignore[call-overload]
-            await one.send(failed)
+            await one.send(failure(found))
             await one.sync()
             assert outcomes(one) == []
             await two.answer(found, behavior="allow")
@@ -133,8 +137,7 @@ async def test_an_error_answer_counts_only_from_the_last_controller(broker: Brok
             assert (tmp_path / "made").exists()
         await eventually(lambda: broker.metric("broker_connections", state="open") == 1)
         found = await asked(one, tmp_path / "second", "m-2")
-        failed["response"] = {"subtype": "error", "error": "no user interface", "request_id": found}
-        await one.send(failed)
+        await one.send(failure(found))
         await one.terminal("m-2")
         assert outcomes(one) == [("allowed", "two"), ("denied", "one")]
         assert not (tmp_path / "second").exists()

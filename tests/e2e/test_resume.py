@@ -35,6 +35,11 @@ async def idle(client: Client) -> None:
     await client.until(lambda frame: frame.get("subtype") == "session_state_changed" and frame["state"] == "idle")
 
 
+async def until(moment: float) -> None:
+    """Let time pass in which nobody looks; monotonic seconds."""
+    await eventually(lambda: time.monotonic() >= moment, 20)
+
+
 async def after_turns(broker: Broker, session_id: str, turns: int = 1, tokens: int = 50) -> Client:
     """A client that has held a conversation and left."""
     async with connected(broker.url, hello=place(session_id, mode="open")) as client:
@@ -160,8 +165,8 @@ async def test_a_replay_expires_after_its_time(tmp_path: Path) -> None:
         # Each look is a client, and the clock runs from the last one that left: look more and more seldom.
         told, pause = None, 0.3
         while told is None and pause < 10:
-            again_at = time.monotonic() + (pause := pause * 1.5)
-            await eventually(lambda at=again_at: time.monotonic() >= at, 20)
+            pause *= 1.5
+            await until(time.monotonic() + pause)
             told = await lost()
         assert told == {"from": 4, "to": head, "reason": "expired"}
         async with connected(broker.url, hello=place("old", epoch, head)) as back:

@@ -135,7 +135,7 @@ async def test_a_stalled_reader_is_cut_and_may_come_back(broker: Broker, pings: 
                 taken = watch.result()
             else:
                 taken = await cut_after(client, began)
-            assert taken < CUT_WITHIN_S + 1  # the turn begins, and the kernel's buffers fill, before the clock runs
+            assert taken < CUT_WITHIN_S
         async with connected(broker.url, hello=resumed(name, epoch, 0)) as back:
             assert (await back.terminal("m-1"))["type"] == "broker.turn_completed"
             assert back.welcome["lost"] is None or back.welcome["lost"]["reason"] == "too_far_behind"

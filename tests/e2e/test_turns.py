@@ -1,4 +1,4 @@
-"""What every client relies on: hello and welcome, turns and their terminals, the queue, several clients of one session."""
+"""What every client relies on: hello and welcome, turns and their terminals, the queue, several clients at once."""
 
 from collections.abc import Iterator
 

@@ -76,6 +76,37 @@ def test_every_object_passes(fields: dict[str, Any], is_ascii: bool, around: byt
     assert (found.seq is not UNSET) == ("seq" in fields)
 
 
+def test_half_a_character_is_replaced() -> None:
+    """JavaScript writes what it cut in the middle of a surrogate pair; the line then loses that half and nothing else."""
+    line = (
+        b'{"type":"user","a":"cut \\ud83d","b":"\\udE00\\ud83d\\ude00","c":1.0,"d":"\\u2028","e":[{"\\uDBFFk":null}]}'
+    )
+    assert peek(line) is DropReason.NOT_JSON
+    repaired = cli.repair(line)
+    assert repaired is not None
+    assert json.loads(repaired) == {
+        "type": "user", "a": "cut ?", "b": "?\U0001f600", "c": 1.0, "d": "\u2028", "e": [{"?k": None}]
+    }  # fmt: skip
+    assert seen(repaired).type == "user"
+    assert b"\n" not in repaired
+
+
+def test_what_is_broken_otherwise_is_not_repaired() -> None:
+    """Torn, too deep, or without half a character: there is nothing to repair."""
+    for line in (
+        b'{"a":"x"',
+        b'{"a":"\\ud800"',
+        b"garbage \\ud800",
+        b'{"a":"\\ud800","b":' + b"[" * DEEP,
+        b"",
+        b'{"a":1}',
+    ):
+        assert cli.repair(line) is None
+    for constant in (b"NaN", b"1e400"):
+        repaired = cli.repair(b'{"a":"\\ud800","b":' + constant + b"}")
+        assert repaired is None or peek(repaired) is DropReason.NOT_JSON
+
+
 # -- what is seen ----------------------------------------------------------------------------------------------------
 
 
