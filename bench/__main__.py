@@ -7,7 +7,8 @@ the real one; 99 an assertion does not hold; 130 interrupted (what was started i
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -86,12 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         top.error(f"--assert: no such series in {command.NAME}: {', '.join(unknown)}")
     del arguments.command
-    # What was started is ended on SIGTERM as on Ctrl-C: asyncio then cancels the main task.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         if command.is_loopback_only(arguments):
             namespace.ensure(given)
-        report = command.run(arguments)
+        with _sigterm_interrupts():
+            report = command.run(arguments)
     except MISTAKES as error:
         return _told([error])
     except KeyboardInterrupt:
@@ -103,6 +103,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _told(_leaves(known))
     return _finish(report, arguments)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM ends what was started as Ctrl-C does: asyncio then cancels the main task."""
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _finish(report: Report, arguments: argparse.Namespace) -> int:

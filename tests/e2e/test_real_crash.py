@@ -30,12 +30,6 @@ def _folder(pid: int) -> str:
         return ""
 
 
-def is_dead(pid: int) -> bool:
-    """Whether the process is gone, or nothing but a zombie."""
-    row = read_process(pid)
-    return row is None or row.state == "Z"
-
-
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("moment", ["first delta of turn 1", "middle of turn 2", "after a result"])
 async def test_a_killed_cli_costs_one_turn_at_most(version: str, moment: str, tmp_path: Path) -> None:
@@ -44,7 +38,7 @@ async def test_a_killed_cli_costs_one_turn_at_most(version: str, moment: str, tm
         async with real_broker(tmp_path, version, api) as broker:
             async with connected(broker.url, hello={"options": options("t")}) as client:
                 if moment != "first delta of turn 1":
-                    await client.turn("[[sim tokens=3]] remember-me", within_s=60)
+                    await client.turn("[[sim tokens=20 itl_ms=25]] remember-me", within_s=60)
                 pid = cli_pid(broker, client)
                 if moment != "after a result":
                     await client.say("[[sim tokens=200 itl_ms=20]] doomed", "m-doomed")
@@ -58,9 +52,9 @@ async def test_a_killed_cli_costs_one_turn_at_most(version: str, moment: str, tm
                     assert (end["type"], end["reason"]) == ("broker.turn_failed", "cli_exited")
                     assert (end["applied"], end["retryable"]) == ("yes", False)
                     assert took < 5
-                await eventually(lambda: is_dead(pid))
+                await eventually(lambda: read_process(pid) is None)  # a dying process still takes a line
                 after = await client.turn("[[sim tokens=3]] and now", "m-after", within_s=60)
-                assert after["type"] == "broker.turn_completed"
+                assert after["type"] == "broker.turn_completed", after
                 assert not after["is_error"], after
                 terminals = [f["id"] for f in client.frames if f["type"].startswith("broker.turn_")]
                 assert len(terminals) == len(set(terminals))
@@ -70,5 +64,4 @@ async def test_a_killed_cli_costs_one_turn_at_most(version: str, moment: str, tm
                     return
                 assert restored[0]["reason"] == "resumed"
                 assert "remember-me" in str(posts(api)[-1]["messages"])
-                assert read_process(pid) is None, "a zombie"
             await broker.wait_spares(2)
