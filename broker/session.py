@@ -9,7 +9,6 @@ Over 300 lines because it is the frame path's middle: splitting it would make a 
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
 
 import structlog
 from msgspec import UNSET
@@ -20,6 +19,7 @@ from broker.binding import expected_key_source
 from broker.config import Config, Policy
 from broker.errors import ProcessError
 from broker.exchange import Exchange, Reader
+from broker.interrupts import Interrupts
 from broker.metrics import Metrics
 from broker.process import Process
 from broker.replay import ReplayLog
@@ -58,6 +58,7 @@ class Session:
         self.log = ReplayLog(uuid.uuid4().hex[:12], config.replay.frames, config.replay.bytes)
         self.turns = Turns(config.turn.queue)
         self.exchange = Exchange(self, identity.policy, config.turn.permission_timeout_s)
+        self.interrupts = Interrupts(self)
         self.readers: list[Reader] = []
         self.process: Process | None = None
         self.pool = ""
@@ -246,7 +247,8 @@ class Session:
                 turn.advance(TurnEvent.FRAME)
             if not self._key_source_checked:
                 self._check_key_source(init)
-            self.send_due_interrupt()
+            if self.interrupts.send_due():
+                self.wake_task()
         elif found.subtype == "session_state_changed":
             self.is_cli_busy = found.state in ("running", "requires_action")
             if turn is None and self.is_cli_busy:  # a turn of its own, which ends with its own result
@@ -353,7 +355,7 @@ class Session:
     def tick(self, now: float) -> None:
         """Do what is due: deny expired prompts, repeat an interrupt, give up on the turn."""
         self.exchange.tick(now)
-        self.send_due_interrupt()
+        self.interrupts.send_due()
         if self._waits_for_idle and now >= self._busy_until:
             self.is_cli_busy = False
             self.start_next()
@@ -369,31 +371,10 @@ class Session:
         if self.exchange.was_asked(request_id, reader):
             return
         if isinstance(control, Interrupt):
-            receipt = self._interrupt(control, time.monotonic())
-            self.exchange.answer_now(request_id, control, reader, receipt)
+            self.exchange.answer_now(request_id, control, reader, self.interrupts.ask(control))
         else:
             self.exchange.control(request_id, control, reader)
         self.wake_task()
-
-    def _interrupt(self, control: Interrupt, now: float) -> dict[str, Any]:
-        current = self.turns.current
-        if control.turn is not UNSET and (current is None or current.id != control.turn):
-            return {"stale": True}
-        cancelled = self.turns.queued_ids if control.cancel_queued else []
-        if control.cancel_queued:
-            self.fail_queued(FailureReason.CANCELLED, "withdrawn by an interrupt")
-        if self.turns.ask_interrupt(now):
-            self.send_due_interrupt()
-            self.wake_task()
-        return {"still_queued": self.turns.queued_ids, "cancelled": cancelled}
-
-    def send_due_interrupt(self) -> None:
-        """Write the interrupt that is held for the running turn, once its time has come."""
-        now = time.monotonic()
-        if self.turns.is_interrupt_due(now):
-            self.write(cli.control_line(f"interrupt-{uuid.uuid4().hex[:8]}", {"subtype": "interrupt"}))
-            self.turns.interrupt_written(now)
-            self.wake_task()
 
     def write(self, line: bytes) -> None:
         """Queue a line for the CLI; a process that takes none any more is ended."""

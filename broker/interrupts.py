@@ -1,0 +1,56 @@
+"""Interrupts of clients: answered at once, held until the turn has begun, repeated once.
+
+Synchronous.  Owner: one ``broker.session.Session``.  When an interrupt is due is decided in ``broker.turns``, when it
+has failed in ``broker.watchdog``.
+"""
+
+import time
+import uuid
+from typing import Any, Protocol
+
+from msgspec import UNSET
+
+from broker.turns import Turns
+from protocol import cli
+from protocol.codes import FailureReason
+from protocol.controls import Interrupt
+
+
+class Stoppable(Protocol):
+    """What an interrupt needs of its session."""
+
+    turns: Turns
+
+    def fail_queued(self, reason: FailureReason, detail: str) -> None:
+        """Every queued message ends unwritten."""
+
+    def write(self, line: bytes) -> None:
+        """Queue a line for the CLI."""
+
+
+class Interrupts:
+    """The interrupts of one session."""
+
+    def __init__(self, session: Stoppable) -> None:
+        self._session = session
+
+    def ask(self, control: Interrupt) -> dict[str, Any]:
+        """Stop the running turn, and empty the queue if that is asked for; the receipt for the client."""
+        turns = self._session.turns
+        if control.turn is not UNSET and (turns.current is None or turns.current.id != control.turn):
+            return {"stale": True}
+        cancelled = turns.queued_ids if control.cancel_queued else []
+        if control.cancel_queued:
+            self._session.fail_queued(FailureReason.CANCELLED, "withdrawn by an interrupt")
+        if turns.ask_interrupt(time.monotonic()):
+            self.send_due()
+        return {"still_queued": turns.queued_ids, "cancelled": cancelled}
+
+    def send_due(self) -> bool:
+        """Write the interrupt that is held for the running turn, once its time has come; True when it was written."""
+        now, turns = time.monotonic(), self._session.turns
+        if not turns.is_interrupt_due(now):
+            return False
+        turns.interrupt_written(now)
+        self._session.write(cli.control_line(f"interrupt-{uuid.uuid4().hex[:8]}", {"subtype": "interrupt"}))
+        return True
