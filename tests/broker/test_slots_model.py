@@ -232,7 +232,7 @@ class Ledger(RuleBasedStateMachine):
         if not hasattr(self, "slots"):
             return
         self.now += 2 * BACKOFF_CAP_S
-        for _ in range(60):
+        for _ in range(4 * (len(self.waiters) + self.most) + 8):
             plan = self.slots.plan(self.now)
             for slot in self.of(SlotState.STOPPING):
                 self.slots.exited(slot, self.now, 0.5)

@@ -77,7 +77,7 @@ def test_every_object_passes(fields: dict[str, Any], is_ascii: bool, around: byt
 
 
 def test_half_a_character_is_replaced() -> None:
-    """JavaScript writes what it cut in the middle of a surrogate pair; the line then loses that half and nothing else."""
+    """JavaScript writes what it cut in the middle of a surrogate pair; the line loses that half and nothing else."""
     line = (
         b'{"type":"user","a":"cut \\ud83d","b":"\\udE00\\ud83d\\ude00","c":1.0,"d":"\\u2028","e":[{"\\uDBFFk":null}]}'
     )
