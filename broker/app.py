@@ -16,7 +16,7 @@ import structlog
 from broker import __version__
 from broker.admin import admin_port
 from broker.auth import Authenticator
-from broker.config import Config
+from broker.config import Config, endpoint
 from broker.http import AdminSite, PublicSite
 from broker.launcher import Launcher, find_cli
 from broker.metrics import Metrics
@@ -73,6 +73,7 @@ class App:
             port = await self.server.open()
             if port_file is not None:
                 _write_ports(port_file, port, admin)
+            print(f"chat page: {_page(self.config.server.listen, port)}", flush=True)
             log.info("broker.listening", version=__version__, listen=port, admin=admin,
                      cli=self.pool_.cli_version, simulated=self.pool_.is_simulated)  # fmt: skip
             gc.collect()
@@ -124,6 +125,13 @@ async def run(config: Config, cli: str, port_file: Path | None) -> None:
     """Run a broker to its end; see ``App``."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the loop listens: as Ctrl-C, and no child stays
     await App(config, cli).run(port_file)
+
+
+def _page(listen: str, port: int) -> str:
+    """The chat page's address, for the person at the terminal."""
+    host = endpoint(listen)[0]
+    host = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104 - compared
+    return f"http://{host}:{port}/"
 
 
 def _write_ports(path: Path, listen: int, admin: int) -> None:

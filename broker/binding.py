@@ -83,8 +83,10 @@ class Bound:
 
 
 _FIELDS = {
-    "allowed_tools": ("permissions", "env"), "credentials": ("credentials", "env"), "max_output_tokens": ("env",),
-}  # fmt: skip
+    "allowed_tools": ("permissions", "credentials", "env"),
+    "credentials": ("credentials", "env"),
+    "max_output_tokens": ("env",),
+}
 """What a step carries, where it is not the field of its name: one ``apply_flag_settings`` holds several options."""
 
 

@@ -19,6 +19,7 @@ from protocol.options import SessionOptions
 
 _COMMAND = re.compile(r"[\s\ufeff]*/")
 """What the CLI's trim() takes away before it looks for a command: white space and the byte order mark."""
+_BRACKETED = re.compile(r"\[[^\]]*\](:\d*)?")
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)+")
 _HERE = (".localhost", ".localdomain", ".local", ".internal")
 _DOTS = re.compile(r"/(\.|%2e){1,2}(/|$)", re.IGNORECASE)
@@ -119,7 +120,7 @@ def may_reach(url: str, policy: Policy) -> bool:
     if not _DOTS.search(parts.path) and any(_is_below(url, prefix) for prefix in policy.mcp_url_prefixes):
         return True
     host = parts.hostname or ""
-    if "[" in parts.netloc:
+    if _BRACKETED.fullmatch(parts.netloc):
         return _is_public(host)
     name = host.removesuffix(".")
     if not _NAME.fullmatch(name) or name.endswith(_HERE):

@@ -122,7 +122,7 @@ class Log(RuleBasedStateMachine):
 
 def test_the_log_is_its_model() -> None:
     """Append, trim, read anywhere, resume from anywhere, expire: as the model says, in any order."""
-    run_state_machine_as_test(Log, settings=settings(max_examples=120, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(Log, settings=settings(max_examples=200, stateful_step_count=40, deadline=None))
 
 
 def filled(count: int, max_frames: int = 3, max_bytes: int = 1000) -> ReplayLog:

@@ -258,4 +258,4 @@ class Ledger(RuleBasedStateMachine):
 
 def test_the_ledger_keeps_its_promises() -> None:
     """Bounds, fairness, no process leased twice, no conversation handed on, nobody forgotten, spares refilled."""
-    run_state_machine_as_test(Ledger, settings=settings(max_examples=150, stateful_step_count=50, deadline=None))
+    run_state_machine_as_test(Ledger, settings=settings(max_examples=250, stateful_step_count=50, deadline=None))

@@ -7,7 +7,7 @@ import pytest
 
 from tests.kit.broker import Broker, started_broker
 from tests.kit.client import Client, Frame, connected, terminals, text_of
-from tests.kit.ledger import user_ids
+from tests.kit.ledger import cli, processes_of, user_ids
 from tests.oracle import Oracle
 from tests.waiting import eventually
 
@@ -56,6 +56,11 @@ async def test_in_one_burst_with_the_message(broker: Broker, round_: int) -> Non
         assert end["duration_ms"] < 5000
         answers = client.of_type("control_response")
         assert [answer["response"]["subtype"] for answer in answers] == ["success"]
+        # A CLI that hears of it before the turn's init may answer success and lose it.
+        process = processes_of(broker.ledger_rows("meta"), client.welcome["cli"]["session_id"])[0]
+        lines = [row["line"] for row in broker.ledger_rows() if cli(row) == process and "line" in row]
+        inits = [n for n, line in enumerate(lines) if '"subtype":"init"' in line]
+        assert inits[round_ % 2] < next(n for n, line in enumerate(lines) if '"subtype":"interrupt"' in line)
 
 
 async def test_with_the_hello(broker: Broker) -> None:

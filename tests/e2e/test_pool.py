@@ -36,8 +36,8 @@ async def waiting(broker: Broker) -> AsyncIterator[Client]:
 
 
 async def position(client: Client, number: int) -> Frame:
-    """Until the client is told that it is number ``number``."""
-    return await client.until(lambda frame: frame["type"] == "broker.waiting" and frame["position"] == number)
+    """Until the client is told that it is number ``number``, which it is at once and not at some later look."""
+    return await client.until(lambda frame: frame["type"] == "broker.waiting" and frame["position"] == number, 2)
 
 
 async def turned_away(client: Client) -> tuple[int, Frame]:

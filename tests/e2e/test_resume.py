@@ -149,6 +149,11 @@ async def test_the_newest_frame_is_kept_whatever_its_size(tmp_path: Path) -> Non
             await client.turn("[[sim huge_line=300000]] hello")
             assert contiguous(client.numbered())
             assert max(map(len, client.texts)) >= 300000
+        # Nor does it push out what is around it.
+        async with connected(broker.url, hello=place("newest", client.welcome["epoch"], 1)) as back:
+            await back.sync()
+            assert back.welcome["lost"] is None
+            assert numbered_texts(back)[: client.last_seq - 1] == numbered_texts(client)[1:]
 
 
 async def test_a_replay_expires_after_its_time(tmp_path: Path) -> None:

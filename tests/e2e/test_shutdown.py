@@ -10,7 +10,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.kit.broker import Broker, running_broker
 from tests.kit.client import Client, connected, contiguous, terminals, text_of
-from tests.processes import Process, process_table, read_process
+from tests.processes import Process, read_process
 from tests.waiting import eventually
 
 LONG = "[[sim tokens=3000 itl_ms=10]] word"
@@ -25,17 +25,16 @@ def still_there(processes: list[Process]) -> list[Process]:
     return [now for row, now in rows if now is not None and now.started == row.started]
 
 
-def sleepers() -> list[Process]:
-    """The grandchildren of this file: nothing else sleeps for 300 s."""
-    found = []
-    for row in process_table().values():
-        try:
-            command = Path(f"/proc/{row.pid}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if command == b"sleep\x00300\x00":
-            found.append(row)
-    return found
+async def grandchild(broker: Broker, seconds: str = "300") -> Process:
+    """The one below the broker that sleeps for so long; it may not have begun to when its turn has ended."""
+
+    def sleepers() -> list[Process]:
+        wanted = f"sleep\0{seconds}\0".encode()
+        return [row for row in broker.descendants() if Path(f"/proc/{row.pid}/cmdline").read_bytes() == wanted]
+
+    found = await eventually(sleepers)
+    assert len(found) == 1
+    return found[0]
 
 
 async def first_delta(client: Client) -> None:
@@ -128,14 +127,12 @@ async def test_who_has_no_process_yet_is_told_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("message", [HOLDER, DETACHED], ids=["in its group", "in a session of its own"])
 async def test_a_grandchild_that_holds_the_pipe_ends_too(message: str, number: signal.Signals, tmp_path: Path) -> None:
     """Exit 0 and nothing left, although a grandchild has the CLI's stdout and stderr open and left its group."""
-    before = sleepers()
     async with running_broker(tmp_path) as broker:
         async with connected(broker.url, hello={}) as client:
             assert (await client.turn(message))["type"] == "broker.turn_completed"
+            held = await grandchild(broker)
             processes = broker.descendants()
-            held = [row for row in sleepers() if row not in before]
-            assert len(held) == 1
-            assert held[0].pid in {row.pid for row in processes}
+            assert held.pid in {row.pid for row in processes}
         began = time.monotonic()
         assert await broker.stop(number) == 0
         print(f"ended in {time.monotonic() - began:.2f} s")
@@ -145,16 +142,14 @@ async def test_a_grandchild_that_holds_the_pipe_ends_too(message: str, number: s
 
 async def test_a_grandchild_of_a_session_that_ended_is_not_kept(tmp_path: Path) -> None:
     """It goes with its process, not only with the broker; the neighbour's process is not touched."""
-    before = sleepers()
     async with running_broker(tmp_path) as broker:
         async with connected(broker.url, hello={}) as neighbour:
             async with connected(broker.url, hello={}) as client:
                 await client.turn(DETACHED)
-                held = [row for row in sleepers() if row not in before]
-                assert len(held) == 1
+                held = await grandchild(broker)
                 await client.send({"type": "broker.end"})
                 assert await client.closed() == 1000
-            await eventually(lambda: not still_there(held), 10)
+            await eventually(lambda: not still_there([held]), 10)
             assert (await neighbour.turn("hello"))["type"] == "broker.turn_completed"
 
 
@@ -163,12 +158,13 @@ async def test_a_grandchild_that_ends_by_itself_is_reaped(is_detached: bool, tmp
     """No zombie stays, neither while its session lives nor after it."""
     async with running_broker(tmp_path) as broker:
         async with connected(broker.url, hello={}) as client:
-            await client.turn(f"[[sim grandchild=0.1 {'detached' if is_detached else ''} tokens=3]] word")
+            await client.turn(f"[[sim grandchild=1.25 {'detached' if is_detached else ''} tokens=3]] word")
+            held = await grandchild(broker, "1.25")
             if not is_detached:
                 await client.send({"type": "broker.end"})
                 assert await client.closed() == 1000
-            await eventually(lambda: not [row for row in broker.descendants() if row.state == "Z"], 10)
-            await eventually(lambda: len(broker.descendants()) == 2 + is_detached, 10)
+            await eventually(lambda: not still_there([held]), 10)
+            assert not [row for row in broker.descendants() if row.state == "Z"]
 
 
 @pytest.mark.parametrize("is_busy", [True, False], ids=["while it drains", "while it stops processes"])

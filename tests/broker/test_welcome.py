@@ -1,0 +1,93 @@
+"""The welcome tells the whole truth at ``head_seq``."""
+
+from broker.auth import Identity
+from broker.config import Config, Policy
+from broker.config import Replay as ReplayConfig
+from broker.config import Turn as TurnConfig
+from broker.metrics import Metrics
+from broker.replay import Resume
+from broker.requests import Prompt
+from broker.session import Session
+from broker.turns import Turn, digest
+from broker.welcome import welcome
+from protocol.codec import encode_server
+from protocol.codes import LostReason, MissReason, Start
+from protocol.frames import CliInfo, Hello, Limits, Lost, Replay, SessionRef, TurnInfo, Welcome
+
+CONFIG = Config(turn=TurnConfig(queue=7), replay=ReplayConfig(frames=5, bytes=4096, seconds=60))
+
+
+def session(frames: int = 0) -> Session:
+    made = Session(("local", "ann", "conv-1"), Identity("local", "ann", "controller", Policy()), CONFIG, Metrics())
+    made.cli_session_id = "0b4e"
+    for _ in range(frames):
+        made.log.append(b"x")
+    made.log.trim()
+    return made
+
+
+def told(made: Session, reference: SessionRef | None = None) -> Welcome:
+    ref = reference or SessionRef()
+    return welcome(
+        made, Hello(session=ref), made.log.resume(ref.epoch, ref.last_seq),
+        start=Start.COLD, miss_reason=MissReason.POOL_EMPTY, ready_ms=3.14159, ignored=["system_prompt"],
+        cli=("2.1.329", True), config=CONFIG,
+    )  # fmt: skip
+
+
+def test_a_new_session() -> None:
+    """Nothing happened yet: no replay, no turn, nothing pending; the limits are those of the configuration."""
+    made = session()
+    found = told(made)
+    assert found == Welcome(
+        session_id="conv-1", epoch=made.log.epoch, head_seq=0, resumed=False, replay=None, lost=None, start=Start.COLD,
+        miss_reason=MissReason.POOL_EMPTY, ready_ms=3.142, role="controller", view="cli",
+        cli=CliInfo("2.1.329", True, "0b4e"), options_ignored=["system_prompt"], turn=None, queued=[], pending=[],
+        limits=Limits(8388608, 16777216, 7, 5, 4096, 60), protocol=1,
+    )  # fmt: skip
+
+
+def test_where_a_client_goes_on() -> None:
+    """What is replayed, what is lost and whether it is a resume follow from where the client stopped reading."""
+    made = session(frames=8)
+    assert (made.log.tail, made.log.head) == (3, 8)
+    for last_seq, resumed, replay, lost in (
+        (None, False, None, None),
+        (0, True, Replay(4, 8), None),
+        (3, True, Replay(4, 8), None),
+        (6, True, Replay(7, 8), None),
+        (8, True, None, None),
+        (1, False, Replay(4, 8), Lost(2, 3, LostReason.TOO_FAR_BEHIND)),
+        (9, False, None, Lost(9, 9, LostReason.FUTURE_SEQ)),
+    ):
+        found = told(made, SessionRef(mode="resume", id="conv-1", last_seq=last_seq))
+        assert (found.resumed, found.replay, found.lost) == (resumed, replay, lost), last_seq
+        assert found.head_seq == 8
+    other = told(made, SessionRef(mode="resume", id="conv-1", epoch="other", last_seq=6))
+    assert (other.resumed, other.replay, other.lost) == (False, Replay(4, 8), Lost(7, None, LostReason.EPOCH_CHANGED))
+
+
+def test_what_runs_waits_and_is_asked() -> None:
+    """The running turn, the queue in order, and every open prompt exactly as clients got it."""
+    made = session(frames=2)
+    for name in ("m-1", "m-2", "m-3"):
+        made.turns.submit(Turn(name, b"", "hello", "tab", 0.0), digest(b""))
+    running = made.turns.start_next(0.0)
+    assert running is not None
+    running.first_seq = 2
+    line = b'{"type":"control_request","request_id":"r1" ,"seq":2}'
+    made.exchange.prompts.add(Prompt("r1", line, b"{}", 60.0))
+    found = told(made)
+    assert found.turn == TurnInfo("m-1", "running", 2)
+    assert found.queued == ["m-2", "m-3"]
+    assert b'"pending":[' + line + b"]" in encode_server(found)
+
+
+def test_it_is_told_for_the_position_that_was_decided() -> None:
+    """The log may have moved since; the frame speaks of the cursor that the connection was given."""
+    made = session(frames=4)
+    found = welcome(
+        made, Hello(session=SessionRef(last_seq=1)), Resume(1, None), start=Start.ATTACHED, miss_reason=None,
+        ready_ms=0.0, ignored=[], cli=("2.1.197", False), config=CONFIG,
+    )  # fmt: skip
+    assert (found.replay, found.start, found.cli) == (Replay(2, 4), Start.ATTACHED, CliInfo("2.1.197", False, "0b4e"))
