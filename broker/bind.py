@@ -23,6 +23,7 @@ class Bind:
         self._session = session
         self._mcp_timeout_s = mcp_timeout_s
         self._wake = wake
+        self._profile_model = ""
         self._gates: dict[str, str] = {}
         self._refused: ClientError | None = None
         self._gate_until: float | None = None
@@ -33,6 +34,7 @@ class Bind:
 
     def write(self, process: Process, profile_model: str) -> None:
         """Write the whole burst at once.  Raises ``ProcessError`` when the process is gone."""
+        self._profile_model = profile_model
         steps = burst(self._session.exchange.bound, profile_model)
         self._changed, self._refused = frozenset(), None
         self._gates = {step.request_id: step.option for step in steps if step.request_id and step.gates_welcome}
@@ -71,7 +73,7 @@ class Bind:
         changed, self._changed = self._changed, frozenset()
         if not changed:
             return b""
-        steps = burst(self._session.exchange.bound, "", is_changed_only=changed)
+        steps = burst(self._session.exchange.bound, self._profile_model, is_changed_only=changed)
         for step in steps:
             if step.request_id is not None:
                 self._session.exchange.expect(step.request_id, self._on_change_answer(step.option))

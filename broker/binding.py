@@ -156,8 +156,9 @@ def burst(bound: Bound, profile_model: str, *, is_changed_only: frozenset[str] |
         ask(names[0], {"subtype": "apply_flag_settings", "settings": settings})
     if is_changed_only is None:
         ask("initialize", {"subtype": "initialize", **bound.initialize})
-    if bound.model is not None and wanted("model") and (bound.model != profile_model or is_changed_only is not None):
-        ask("model", {"subtype": "set_model", "model": bound.model})
+    model = bound.model or profile_model
+    if wanted("model") and (model != profile_model or is_changed_only is not None):
+        ask("model", {"subtype": "set_model", "model": model})
     if bound.permission_mode is not None and wanted("permission_mode"):
         ask("permission_mode", {"subtype": "set_permission_mode", "mode": bound.permission_mode})
     if bound.max_thinking_tokens is not None and wanted("max_thinking_tokens"):

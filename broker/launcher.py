@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from broker.errors import CliMissing, ConfigError
-from broker.orphans import MARKER
+from broker.orphans import MARKER, kill_left_behind
 
 BASELINE = (
     "-p",
@@ -133,7 +133,8 @@ class Launcher:
             raise ConfigError("state.dir", f"{folder} is in use by another broker", "a folder of its own") from None
 
     def sweep_directories(self) -> None:
-        """Remove what an earlier run left: its conversations ended with it."""
+        """End and remove what an earlier run left: its conversations ended with it."""
+        kill_left_behind(self._sessions)
         shutil.rmtree(self._sessions, ignore_errors=True)
         self._sessions.mkdir(mode=0o700, parents=True, exist_ok=True)
 

@@ -1,7 +1,8 @@
 """Descendants that outlive their process: found by a marker in their environment, killed and reaped.
 
 The broker is a child subreaper, so whatever a dying CLI leaves behind becomes the broker's own child, also a daemon
-that left the process group.  Callers: ``broker.process`` after each death, ``broker.app`` at start and at the end.
+that left the process group.  Callers: ``broker.process`` after each death, ``broker.pool`` now and then, ``broker.app``
+at the end, ``broker.launcher`` at the start, for what an earlier broker left.
 """
 
 import contextlib
@@ -49,6 +50,22 @@ async def kill_adopted() -> int:
     """Kill whatever is left of any slot, at the broker's end, when no slot lives; returns how many."""
     prefix = f"{MARKER}=".encode()
     return await _kill(lambda pid: any(entry.startswith(prefix) for entry in _environment(pid)))
+
+
+def kill_left_behind(sessions: Path) -> int:
+    """Kill what an earlier broker that was killed itself has left: by the marker, and a HOME below ``sessions``.
+
+    Its CLIs died with it, but not what they had started.  These are children of another process, which reaps them.
+    """
+    prefixes = (f"{MARKER}=".encode(), f"HOME={sessions}/".encode())
+    killed = 0
+    for pid in [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]:
+        environment = _environment(pid)
+        if all(any(entry.startswith(prefix) for entry in environment) for prefix in prefixes):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+    return killed
 
 
 async def _kill(is_meant: Callable[[int], bool]) -> int:

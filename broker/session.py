@@ -163,6 +163,8 @@ class Session:
             if isinstance(found, DropReason):
                 self._drop(line, found)
                 continue
+            if found.seq is not UNSET:
+                line = codec.without_seq(line)  # noqa: PLW2901 - the rare line that cannot be spliced
             if found.type == "stream_event":
                 if turn is not None and turn.first_delta_at is None and found.is_visible_delta:
                     turn.first_delta_at = began
@@ -173,8 +175,6 @@ class Session:
                 continue
             elif turn is not None and found.type == "assistant" and found.error is not UNSET:
                 turn.assistant_error = bytes(found.error).strip(b'"').decode()
-            if found.seq is not UNSET:
-                line = codec.without_seq(line)  # noqa: PLW2901 - the rare line that cannot be spliced
             replay.append(text_frame(codec.splice_seq(line, replay.head + 1)))
             if turn is not None:
                 turn.frames += 1
@@ -273,6 +273,8 @@ class Session:
             return
         self.cli_session_id = result.session_id or self.cli_session_id
         self._busy_until = time.monotonic() + BUSY_GRACE_S
+        if self.kill_reason is not None:
+            return  # the late result of a turn that has failed: forwarded, and no second terminal
         turn = self.turns.current
         self.exchange.withdraw_prompts()
         self._terminal(self.turns.complete(result, time.monotonic()), turn)

@@ -148,6 +148,14 @@ def test_the_newest_frame_is_kept_whatever_its_size() -> None:
     assert (log.tail, log.size) == (4, 10_010)
 
 
+def test_a_batch_fills_its_bytes() -> None:
+    """As many frames as fit, to the byte; one that does not fit alone; no further than asked."""
+    log = filled(3)
+    assert [log.read(0, size)[1] for size in (1, 10, 19, 20, 29, 30, 31)] == [1, 1, 1, 2, 2, 3, 3]
+    assert log.read(0, 1000, 2)[1] == 2
+    assert log.read(2, 1000, 1) == ([], 2)
+
+
 def test_an_empty_log_has_nothing_to_replay() -> None:
     """Before the first frame every position is live, and one from the future is told so."""
     log = ReplayLog(EPOCH, 3, 1000)

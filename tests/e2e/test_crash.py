@@ -107,6 +107,7 @@ async def doomed(broker: Broker, moment: str) -> float | None:
 async def test_a_killed_cli_costs_one_turn_at_most(broker: Broker, moment: str) -> None:
     """In every round: one terminal within the deadline, the next message works with the memory that can be there."""
     took: list[float] = []
+    failures = broker.metric("broker_stream_failures_total", reason="cli_exited")
 
     async def rounds(count: int) -> None:
         for _ in range(count):
@@ -120,6 +121,7 @@ async def test_a_killed_cli_costs_one_turn_at_most(broker: Broker, moment: str) 
     if took:
         print(f"{moment}: terminal after p50 {statistics.median(took) * 1e3:.0f} ms, max {max(took) * 1e3:.0f} ms")
         assert max(took) < DEADLINE_S
+    assert broker.metric("broker_stream_failures_total", reason="cli_exited") - failures == len(took)
     await broker.wait_pool(warm=WARM, leased=0, starting=0, stopping=0)
     assert not [process for process in broker.descendants() if process.state == "Z"]
     assert "Traceback" not in broker.log_text()
