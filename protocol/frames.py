@@ -302,10 +302,16 @@ class ControlReply(_Reply, frozen=True, tag="control_response"):
 # -- broker to client: frames of the session (the log adds seq) ------------------------------------------------------
 
 
-class MediaNote(Struct, frozen=True):
-    """Stands for an image or a document in ``broker.message``."""
+class ImageNote(Struct, frozen=True, tag_field="type", tag="image"):
+    """Stands for a picture in ``broker.message``; ``bytes`` are those behind the base64."""
 
-    type: str
+    media_type: str
+    bytes: int
+
+
+class DocumentNote(Struct, frozen=True, tag_field="type", tag="document"):
+    """Stands for a document in ``broker.message``; ``bytes`` are those behind the base64."""
+
     media_type: str
     bytes: int
 
@@ -316,7 +322,7 @@ class Message(_Reply, frozen=True, tag="broker.message"):
     id: str
     state: Literal["queued", "started"]
     by: str
-    content: str | list[TextBlock | MediaNote | Any]
+    content: str | list[TextBlock | ImageNote | DocumentNote]
 
 
 class TurnCompleted(_Reply, frozen=True, tag="broker.turn_completed"):

@@ -41,10 +41,6 @@ def _server() -> Schema:
     for name in SEQUENCED:
         defs[name]["properties"]["seq"] = {"type": "integer", "minimum": 1}
         defs[name]["required"].append("seq")
-    blocks = [{"$ref": _REF.format(name=name)} for name in ("TextBlock", "MediaNote")]
-    defs["Message"]["properties"]["content"] = {
-        "anyOf": [{"type": "string"}, {"type": "array", "items": {"anyOf": blocks}}]
-    }
     return _document(
         "broker.v1: frames of the broker",
         "What the broker itself says. Every other frame is a line of the CLI with `seq` as its last key.",
