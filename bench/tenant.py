@@ -246,7 +246,9 @@ class Tenant(asyncio.Protocol):
         assert transport is not None
         with anyio.CancelScope(shield=True):
             if self._failure is None:
-                self.send({"type": "broker.end"})
+                self._websocket.send_text(b'{"type":"broker.end"}')
+                self._websocket.send_close(1000)
+                self._flush()
                 with anyio.move_on_after(CLOSE_DEADLINE_S):
                     await self._lost.wait()
             if not self._lost.is_set():
