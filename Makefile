@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help run test check bench schema real-cli requirements system
+.PHONY: help run test check bench schema real-cli real-cli-contract requirements system
 .DEFAULT_GOAL := help
 
 LISTEN ?= 127.0.0.1:8765
@@ -12,13 +12,14 @@ PACKAGES := $(wildcard broker protocol simulator bench tests)
 REAL_CLI := $(wildcard tests/real_cli/install tests/real_cli/package-lock.json tests/real_cli/requirements.txt)
 
 # command:package - what the tests need beside Python, by the names of Debian. The only list of its kind.
-TOOLS := chromium:chromium promtool:prometheus ip:iproute2 unshare:util-linux setpriv:util-linux npm:npm
+TOOLS := chromium:chromium promtool:prometheus ip:iproute2 unshare:util-linux setpriv:util-linux npm:npm bwrap:bubblewrap socat:socat
 
 help:
 	@echo "make run        the broker with the simulated CLI on http://$(LISTEN)/"
 	@echo "make test       every test, in a network namespace that has only loopback"
 	@echo "make check      ruff, mypy, import contracts"
 	@echo "make real-cli   install the pinned versions of the real Claude Code CLI into .real-cli/"
+	@echo "make real-cli-contract   write down again which shapes those versions send (tests/conformance/contracts/)"
 	@echo "make bench      the benchmarks (ARGS=\"cold-vs-warm --cli real\")"
 	@echo "make schema     write the JSON Schema of the protocol again"
 	@echo "make requirements   write the pins in requirements.txt again, from pyproject.toml"
@@ -45,6 +46,9 @@ schema: .venv/.project
 real-cli: .venv/.project
 	.venv/bin/python tests/real_cli/install
 	@touch .real-cli/.installed
+
+real-cli-contract: .venv/.project .real-cli/.installed
+	@tests/run --python -m tests.conformance.write_contract $(ARGS)
 
 requirements: .venv/.project
 	.venv/bin/pip-compile --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links \

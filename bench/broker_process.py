@@ -37,6 +37,8 @@ class Setup:
     """``profile.max``: with as many as ``warm`` no spare is started while tenants hold theirs."""
     env: Mapping[str, str] | None = None
     """Added to the environment of every CLI."""
+    tables: str = ""
+    """More of the configuration: whole tables that are not among the others."""
 
     def toml(self, state: Path) -> str:
         """The configuration file."""
@@ -51,6 +53,7 @@ class Setup:
         ]
         if self.limit is not None:
             lines.append(f"max = {self.limit}")
+        lines.append(self.tables)
         lines += ["[cli.env]", *(f"{name} = {json.dumps(value)}" for name, value in (self.env or {}).items())]
         return "\n".join(lines) + "\n"
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from bench.clock import now
 from broker.launcher import BASELINE, EVENTS, QUIET, Cli
+from broker.profiles import LaunchProfile
 
 DEADLINE_S: Final = 60.0
 STOP_DEADLINE_S: Final = 10.0
@@ -89,7 +90,7 @@ class _Process:
 def _process(cli: Cli, model: str, env: Mapping[str, str]) -> Iterator[_Process]:
     with TemporaryDirectory(prefix="bench-direct-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
-        argv = [*cli.command, *BASELINE, f"--model={model}", f"--session-id={uuid.uuid4()}"]
+        argv = [*cli.command, *BASELINE, *LaunchProfile(model).flags(""), f"--session-id={uuid.uuid4()}"]
         popen = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=home,
             env=environment(home, cli) | dict(env), start_new_session=True, bufsize=0,

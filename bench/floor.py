@@ -46,8 +46,9 @@ class Bare:
         async def one() -> None:
             async with room:
                 process = await asyncio.create_subprocess_exec(
-                    *self._cli.command, *BASELINE, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-                    cwd=self._home, env=environment(self._home, self._cli), limit=LINE_BYTES,
+                    *self._cli.command, *BASELINE, "--setting-sources=", stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE, cwd=self._home, env=environment(self._home, self._cli),
+                    limit=LINE_BYTES,
                 )  # fmt: skip
                 self._started.append(process)
                 await ask(process, READY)

@@ -23,7 +23,9 @@ from websockets.uri import parse_uri
 from bench.clock import now
 
 SUBPROTOCOL: Final = Subprotocol("broker.v1")
-SAID: Final = frozenset({"broker.welcome", "broker.turn_completed", "broker.turn_failed", "broker.error"})
+SAID: Final = frozenset(
+    {"broker.welcome", "broker.message", "broker.state", "broker.turn_completed", "broker.turn_failed", "broker.error"}
+)
 VISIBLE_DELTAS: Final = frozenset({"text_delta", "thinking_delta", "input_json_delta"})
 CLOSE_DEADLINE_S: Final = 2.0
 
@@ -63,6 +65,8 @@ class _Said(Struct):
     message: str = ""
     reason: str = ""
     is_error: bool = False
+    state: str = ""
+    mcp_errors: dict[str, str] = {}
 
 
 _typed = msgspec.json.Decoder(_Typed)
@@ -98,6 +102,10 @@ class Tenant(asyncio.Protocol):
         self.start = ""
         self.ready_ms = 0.0
         """The broker's own figure: hello decoded to the last answer of the bind."""
+        self.started_at: float | None = None
+        """When the first message was told as written."""
+        self.mcp_errors: dict[str, str] = {}
+        """MCP servers that did not connect."""
         self.turn: Turn | None = None
 
     # -- asyncio.Protocol ----------------------------------------------------------------------------------------------
@@ -155,6 +163,11 @@ class Tenant(asyncio.Protocol):
         match said.type:
             case "broker.welcome":
                 self.welcome_at, self.start, self.ready_ms = at, said.start, said.ready_ms
+            case "broker.message":
+                if said.state == "started" and self.started_at is None:
+                    self.started_at = at
+            case "broker.state":
+                self.mcp_errors |= said.mcp_errors
             case "broker.turn_completed":
                 if self.turn is not None:
                     self.turn.ended_at = at
@@ -214,6 +227,13 @@ class Tenant(asyncio.Protocol):
         assert self.hello_at is not None
         assert self.welcome_at is not None
         return self.welcome_at - self.hello_at
+
+    async def wait_started(self, within_s: float) -> float:
+        """Seconds from hello to the first message written to the CLI.  Raises ``TenantFailed``."""
+        await self._wait(lambda: self.started_at is not None, within_s, "the first message")
+        assert self.hello_at is not None
+        assert self.started_at is not None
+        return self.started_at - self.hello_at
 
     async def wait_first_delta(self, within_s: float) -> float:
         """Seconds from the message to the first visible delta of its answer.  Raises ``TenantFailed``."""

@@ -74,9 +74,20 @@ def parser() -> argparse.ArgumentParser:
     one = command("chat", chat, "Talk to a broker from the terminal.")
     one.add_argument("url", nargs="?", default=CHAT_URL, metavar="URL", help=f"default: {CHAT_URL}")
     one.add_argument("--token", default=os.environ.get("BROKER_TOKEN"), help="default: the variable BROKER_TOKEN")
-    one.add_argument("--session", metavar="ID", help="open this conversation, or begin it")
-    one.add_argument("--model", metavar="M")
-    one.add_argument("--system-prompt", metavar="P")
+    which = one.add_mutually_exclusive_group()
+    which.add_argument("--session", metavar="ID", help="open this conversation, or begin it")
+    which.add_argument("--continue", action="store_true", dest="goes_on", help="the latest conversation")
+    which.add_argument("--fork", metavar="ID", help="a branch of this conversation")
+    which.add_argument("--observe", metavar="ID", help="read this conversation, and send nothing")
+    for name, metavar in (
+        ("model", "M"), ("system-prompt", "P"), ("append-system-prompt", "P"), ("permission-mode", "MODE"),
+        ("effort", "LEVEL"), ("fallback-model", "M"),
+    ):  # fmt: skip
+        one.add_argument(f"--{name}", metavar=metavar)
+    one.add_argument("--mcp-servers", metavar="JSON|@FILE", help='{"acme":{"type":"http","url":"..."}}')
+    one.add_argument(
+        "--option", action="append", default=[], metavar="NAME=JSON|@FILE", help="any option of hello, repeatable"
+    )
     one.add_argument(
         "--credential-from", metavar="VARIABLE",
         help="send the credential in CLAUDE_CODE_OAUTH_TOKEN, ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN",
@@ -162,9 +173,25 @@ def token(arguments: argparse.Namespace) -> int:
 def chat(arguments: argparse.Namespace) -> int:
     """Talk until the end of input."""
     from broker.chat import talk  # noqa: PLC0415
+    from broker.chat_commands import Mistake, json_of  # noqa: PLC0415
 
-    options = {"model": arguments.model, "system_prompt": arguments.system_prompt}
-    return talk(arguments.url, arguments.token, arguments.session, arguments.credential_from, options)
+    names = ("model", "system_prompt", "append_system_prompt", "permission_mode", "effort", "fallback_model")
+    options = {name: getattr(arguments, name) for name in names}
+    try:
+        if arguments.mcp_servers is not None:
+            options["mcp_servers"] = json_of(arguments.mcp_servers, "--mcp-servers")
+        for pair in arguments.option:
+            name, _, value = pair.partition("=")
+            options[name] = json_of(value, f"--option {name}")
+    except Mistake as mistake:
+        print(f"broker: {mistake}", file=sys.stderr)
+        return EXIT_FAILURE
+    session = {"mode": "new"}
+    for mode, session_id in (("open", arguments.session), ("fork", arguments.fork), ("resume", arguments.observe)):
+        session = {"mode": mode, "id": session_id} if session_id is not None else session
+    session = {"mode": "continue"} if arguments.goes_on else session
+    observes = arguments.observe is not None
+    return talk(arguments.url, arguments.token, session, arguments.credential_from, options, observes=observes)
 
 
 def version(_arguments: argparse.Namespace) -> int:

@@ -12,13 +12,15 @@ from pathlib import Path
 import anyio
 import msgspec
 import structlog
+from msgspec.structs import replace
 
-from broker import __version__
+from broker import __version__, scrub
 from broker.admin import admin_port
 from broker.auth import Authenticator
 from broker.config import Config, endpoint
 from broker.http import AdminSite, PublicSite
 from broker.launcher import Launcher, find_cli
+from broker.listing import Listing
 from broker.metrics import Metrics
 from broker.orphans import become_subreaper, kill_adopted
 from broker.pool import Pool
@@ -37,14 +39,16 @@ class App:
         found = find_cli(config.cli.command if cli == "auto" else cli)
         self.metrics = Metrics(config.pool.profiles)
         self.metrics.built(found.version)
-        models = {name: profile.model for name, profile in config.pool.profiles.items()}
-        self._launcher = Launcher(found, Path(config.state.dir), models, config.cli.env)
+        self._launcher = Launcher(found, Path(config.state.dir), config.cli.env, config.pool.user_ids)
         self._launcher.claim_directory()
         self._launcher.sweep_directories()
+        self._launcher.prepare(config)
+        is_scrubbed = self._launcher.is_scrubbed
+        self.config = config = replace(config, cli=replace(config.cli, scrub="on" if is_scrubbed else "off"))
         self.pool_ = Pool(config, self._launcher, self.metrics)
         self.auth = Authenticator(config)
         self.registry = Registry(config, self.pool_, self.metrics)
-        self._public = PublicSite(config, self)
+        self._public = PublicSite(config, self, listing=Listing(self.auth, self.registry, self.metrics))
         self._admin = AdminSite(config, self, self.metrics)
         self.server = Server(config, self.registry, self.pool_, self.auth, self.metrics, self._public)
 
@@ -69,6 +73,7 @@ class App:
     async def run(self, port_file: Path | None) -> None:
         """Serve until SIGTERM or SIGINT; a second one skips the waiting.  Raises ``OSError`` when a port is taken."""
         become_subreaper()
+        self._tell_protection()
         async with admin_port(self._admin, self.config.admin.listen) as admin:
             port = await self.server.open()
             if port_file is not None:
@@ -85,6 +90,13 @@ class App:
         killed = await kill_adopted()
         self._launcher.sweep_directories()
         log.info("broker.ended", orphans_killed=killed)
+
+    def _tell_protection(self) -> None:
+        isolation, reason = self._launcher.isolation, self._launcher.unscrubbed_because
+        log.info("broker.isolation", mode=isolation.mode, processes_hidden=isolation.hides, own_tmp=isolation.own_tmp,
+                 scrub=not reason)  # fmt: skip
+        if reason:
+            log.warning("broker.unscrubbed", reason=reason, effect=scrub.EFFECT, setting="policy.unscrubbed_secrets")
 
     async def _run_until_signal(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -22,7 +22,9 @@ import structlog
 from msgspec import Meta, Struct
 
 from broker import config_sources as sources
-from broker.config import CREDENTIAL_VARIABLES, Config, FilePath, Policy
+from broker.config import CREDENTIAL_VARIABLES, Config
+from broker.config_policy import Policy, in_force
+from broker.config_types import FilePath
 from broker.errors import ConfigError
 from protocol.codes import CloseCode
 from protocol.errors import ConnectionRefused
@@ -101,7 +103,7 @@ class Authenticator:
         self._config = config
         self._path = Path(config.auth.file)
         self._open = config.auth.mode == "none"
-        self._local = Identity("local", "*", "controller", config.policy)
+        self._local = Identity("local", "*", "controller", _in_force(config.policy, config))
         self._listeners: list[Callable[[], None]] = []
         self._stamps: dict[Path, Stamp] = {}
         self._table: Table = {} if self._open else read_tenants(self._path, config, self._stamps)
@@ -213,7 +215,11 @@ def _policy(tenant: Tenant, config: Config, where: str) -> Policy:
             f"{where}.policy.credentials", f"is client, but cli.env.{found[0]} holds a credential",
             "server, or no such variable",
         )  # fmt: skip
-    return policy
+    return _in_force(policy, config)
+
+
+def _in_force(policy: Policy, config: Config) -> Policy:
+    return in_force(policy, is_scrubbed=config.cli.scrub == "on")  # auto was resolved by ``broker.app``
 
 
 def _credentials(

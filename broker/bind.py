@@ -1,50 +1,60 @@
-"""The bind of a session's process: the burst, the answers that guard safety, the gate for slow MCP servers.
+"""The bind of a session's process: the burst, and the answers that guard safety.
 
-Synchronous.  Owner: the session's ``broker.tenure``, which waits.  What is in a burst is decided in ``broker.binding``.
+Synchronous.  Owner: the session's ``broker.tenure``, which waits.  What is in a burst is decided in ``broker.binding``;
+what a live process is told afterwards goes by way of ``broker.changes``.
 """
 
-import time
 from collections.abc import Callable
 
-from broker.binding import Bound, Step, burst, mcp_errors
-from broker.exchange import Reader
+from broker.binding import Spawned, burst
+from broker.bound import Bound
+from broker.changes import Changes
+from broker.config import Pool
+from broker.gate import Gate
 from broker.process import Process
+from broker.reader import Reader
 from broker.session import Session
 from protocol.cli import Answer
 from protocol.codes import CloseCode, ErrorCode
 from protocol.errors import ClientError
-from protocol.frames import Error, State
 
 
 class Bind:
     """One session's; used for each of its processes in turn.  ``wake`` tells the tenure that an answer came."""
 
-    def __init__(self, session: Session, mcp_timeout_s: float, wake: Callable[[], None]) -> None:
+    def __init__(self, session: Session, limits: Pool, wake: Callable[[], None]) -> None:
         self._session = session
-        self._mcp_timeout_s = mcp_timeout_s
+        self._mcp_timeout_s = limits.mcp_bind_timeout_s
         self._wake = wake
-        self._profile_model = ""
         self._gates: dict[str, str] = {}
         self._refused: ClientError | None = None
-        self._gate_until: float | None = None
-        self._changed: frozenset[str] = frozenset()
-        self._changed_by: Reader | None = None
-        self._before: Bound | None = None
-        session.lines_before_turn = self._lines_before_turn
+        self._gate = Gate(session, limits.mcp_bind_timeout_s, limits.bind_timeout_s)
+        self._changes = Changes(session, self._gate)
 
     def write(self, process: Process, profile_model: str) -> None:
         """Write the whole burst at once.  Raises ``ProcessError`` when the process is gone."""
-        self._profile_model = profile_model
-        steps = burst(self._session.exchange.bound, profile_model)
-        self._changed, self._refused = frozenset(), None
-        self._gates = {step.request_id: step.option for step in steps if step.request_id and step.gates_welcome}
-        for request_id in self._gates:
-            self._session.exchange.expect(request_id, self._on_answer)
-        self._gate_mcp(steps)
+        exchange = self._session.exchange
+        spawned = Spawned(profile_model, self._mcp_timeout_s, exchange.policy.mcp_servers)
+        self._gate.reset()
+        self._changes.reset(spawned)
+        exchange.handshake.answer = None
+        self._refused, self._gates = None, {}
+        steps = burst(exchange.bound, spawned)
+        for step in steps:
+            if step.request_id is None:
+                continue
+            if step.gates == "welcome":
+                self._gates[step.request_id] = step.option
+                exchange.expect(step.request_id, self._on_answer)
+            elif step.gates == "message":
+                self._gate.expect(step, lambda answer: None)
+        self._gate.look()
         process.write(b"".join(step.line for step in steps))
 
     def _on_answer(self, answer: Answer) -> None:
         option = self._gates.pop(answer.request_id)
+        if option == "initialize" and answer.error is None:
+            self._session.exchange.handshake.answered(answer.response)
         if answer.error is not None and self._refused is None:
             message = f"{option}: {answer.error[:256]}"
             self._refused = ClientError(ErrorCode.BIND_FAILED, message, close=CloseCode.BIND_FAILED)
@@ -56,74 +66,17 @@ class Bind:
             raise self._refused
         return not self._gates
 
-    # -- options that a later hello changed --
+    # -- a live process --
 
-    def change(self, options: frozenset[str], by: Reader | None, before: Bound | None) -> None:
-        """Tell a live process what changed, before its next turn.
-
-        A refusal goes to ``by``; what held ``before`` then holds again, and is told again, since a CLI that refuses a
-        model may take another one for the turn.
-        """
-        self._changed |= options
-        self._changed_by, self._before = by, before
-        if self._session.turns.current is None:
-            self._session.write(self._lines_before_turn())
-
-    def _lines_before_turn(self) -> bytes:
-        changed, self._changed = self._changed, frozenset()
-        if not changed:
-            return b""
-        steps = burst(self._session.exchange.bound, self._profile_model, is_changed_only=changed)
-        for step in steps:
-            if step.request_id is not None:
-                self._session.exchange.expect(step.request_id, self._on_change_answer(step.option))
-        self._gate_mcp(steps)
-        self._session.check_key_source()
-        return b"".join(step.line for step in steps)
-
-    def _on_change_answer(self, option: str) -> Callable[[Answer], None]:
-        by, before = self._changed_by, self._before
-
-        def on_answer(answer: Answer) -> None:
-            if answer.error is None or before is None:
-                return
-            if by is not None:
-                by.send(Error(ErrorCode.BIND_FAILED, f"{option}: {answer.error[:256]}"))
-            self._session.exchange.bound.take_back(option, before)
-            self.change(frozenset({option}), None, None)
-
-        return on_answer
-
-    # -- MCP servers: they hold back user lines, not the welcome --
-
-    def _gate_mcp(self, steps: list[Step]) -> None:
-        for step in steps:
-            if step.request_id is not None and not step.gates_welcome:
-                self._session.is_gated = self._session.turns.current is None
-                self._gate_until = time.monotonic() + self._mcp_timeout_s
-                self._session.exchange.expect(step.request_id, self._on_mcp_answer)
-
-    def _on_mcp_answer(self, answer: Answer) -> None:
-        errors = {"*": answer.error[:256]} if answer.error is not None else mcp_errors(answer.response)
-        if errors:
-            self._session.publish(State(mcp_errors=errors))
-        self._open_gate()
-
-    def _open_gate(self) -> None:
-        self._gate_until = None
-        if self._session.is_gated:
-            self._session.is_gated = False
-            self._session.start_next()
+    def change(self, options: frozenset[str], by: Reader | None, before: Bound) -> None:
+        """Tell a live process the options that a hello changed; see ``Changes.from_hello``."""
+        self._changes.from_hello(options, by, before)
 
     def tick(self, now: float) -> None:
-        """Open the gate when the servers have had their time."""
-        if self._gate_until is not None and now >= self._gate_until:
-            if self._session.is_gated:
-                message = f"not connected within pool.mcp_bind_timeout_s = {self._mcp_timeout_s:g}"
-                self._session.publish(State(mcp_errors={"*": message}))
-            self._open_gate()
+        """Do what is due."""
+        self._gate.tick(now)
 
     @property
     def wake_times(self) -> list[float]:
         """When ``tick`` has something to do; monotonic seconds."""
-        return [] if self._gate_until is None else [self._gate_until]
+        return self._gate.wake_times

@@ -1,8 +1,9 @@
 """``broker chat``: talk to a broker from a terminal.  A client, not part of the server; it may import websockets.
 
-Owner: ``broker.__main__``.  Each line of input is a message.  Ctrl-C interrupts the running turn, and ends the program
-when none runs.  A lost connection is taken up again with jitter, by session id, epoch and last seq; what was sent and
-not accepted is sent again under the same id.  With input from a pipe it ends after the last answer.
+Owner: ``broker.__main__``.  Each line of input is a message, or a command (``broker.chat_commands``).  Ctrl-C
+interrupts the running turn, and ends the program when none runs.  A lost connection is taken up again with jitter, by
+session id, epoch and last seq; what was sent and not accepted is sent again under the same id.  With input from a pipe
+it ends after the last answer.  Over 300 lines because every frame and every line changes the one conversation.
 """
 
 import os
@@ -24,6 +25,9 @@ from anyio.streams.memory import MemoryObjectSendStream
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
+from broker.chat_commands import Local, Mistake, Wish, help_text, message, wish_of
+from broker.chat_notes import note_of
+from broker.chat_prompts import answer, is_question, question
 from broker.errors import EXIT_FAILURE, EXIT_OK
 
 FIRST_BACKOFF_S, LAST_BACKOFF_S, MAX_ATTEMPTS = 0.5, 20.0, 30
@@ -33,16 +37,29 @@ CREDENTIAL_VARIABLES: Final = ("CLAUDE_CODE_OAUTH_TOKEN", "ANTHROPIC_API_KEY", "
 Frame = dict[str, Any]
 
 
-def talk(url: str, token: str | None, session: str | None, credential_from: str | None, options: Frame) -> int:
-    """Run the client to its end and return the exit code: 0, or 1 when the broker cannot be reached or refuses."""
+def talk(
+    url: str, token: str | None, session: Frame, credential_from: str | None, options: Frame, *, observes: bool = False
+) -> int:
+    """Run the client to its end and return the exit code: 0, or 1 when the broker cannot be reached or refuses.
+
+    ``session``: hello's (``mode``, ``id``); ``options``: hello's, those that are None left out.
+    """
     given = {name: value for name, value in options.items() if value is not None}
-    if credential_from is not None:
-        if credential_from not in CREDENTIAL_VARIABLES or not os.environ.get(credential_from):
-            say(f"no credential in the variable {credential_from} (known: {', '.join(CREDENTIAL_VARIABLES)})")
-            return EXIT_FAILURE
-        kind = credential_from.lower().removeprefix("claude_code_").removeprefix("anthropic_")
-        given["credentials"] = {kind: os.environ[credential_from]}
-    return anyio.run(Chat(full_url(url), token, session, given).run)
+    try:
+        if credential_from is not None:
+            given["credentials"] = credential(credential_from)
+    except Mistake as mistake:
+        say(str(mistake))
+        return EXIT_FAILURE
+    return anyio.run(Chat(full_url(url), token, session, given, observes=observes).run)
+
+
+def credential(variable: str) -> Frame:
+    """The credential in an environment variable, as an option.  Raises ``Mistake``."""
+    if variable not in CREDENTIAL_VARIABLES or not os.environ.get(variable):
+        raise Mistake(f"no credential in the variable {variable} (known: {', '.join(CREDENTIAL_VARIABLES)})")
+    kind = variable.lower().removeprefix("claude_code_").removeprefix("anthropic_")
+    return {kind: os.environ[variable]}
 
 
 def full_url(url: str) -> str:
@@ -65,17 +82,20 @@ def say(text: str) -> None:
 class Chat:
     """One conversation, across reconnects."""
 
-    def __init__(self, url: str, token: str | None, session: str | None, options: Frame) -> None:
+    def __init__(self, url: str, token: str | None, session: Frame, options: Frame, *, observes: bool) -> None:
         self._url, self._options, self._instance = url, options, uuid.uuid4().hex
         self._headers = {"Authorization": f"Bearer {token}"} if token else None
-        self._session: Frame = {"mode": "open", "id": session} if session else {"mode": "new"}
+        self._session = session
+        self._role = "observer" if observes else "controller"
         self._socket: ClientConnection | None = None
         self._start = self._asked = ""
         self._attempt = self._code = self._read_to = 0
         self._unaccepted: dict[str, Frame] = {}
         self._unfinished: set[str] = set()
+        self._unanswered: list[str] = []
+        self._up = anyio.Event()
         self._prompts: deque[Frame] = deque()
-        self._is_interrupting = self._is_input_over = False
+        self._is_interrupting = self._is_input_over = self._is_forking = False
 
     async def run(self) -> int:
         """Talk until the end of input, Ctrl-C while nothing runs, or a final refusal."""
@@ -96,6 +116,9 @@ class Chat:
             try:
                 await self._connect()
             except ConnectionClosed as closed:
+                if self._is_forking:  # closed by ourselves
+                    self._is_forking = False
+                    continue
                 code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd is not None else (1006, "")
                 if code not in COME_BACK:
                     return self._end(EXIT_OK if code == 1000 else EXIT_FAILURE, f"closed: {code} {reason}")
@@ -107,7 +130,7 @@ class Chat:
             except (OSError, InvalidHandshake, InvalidURI) as error:
                 if not self._start:
                     return self._end(EXIT_FAILURE, f"cannot connect to {self._url}: {error}")
-            self._socket = None
+            self._socket, self._up = None, anyio.Event()
             wait_s = random.uniform(0, min(LAST_BACKOFF_S, FIRST_BACKOFF_S * 2**self._attempt))
             self._attempt += 1
             say(f"not connected, next attempt in {wait_s:.1f} s")
@@ -116,7 +139,8 @@ class Chat:
 
     async def _connect(self) -> None:
         client = {"name": "broker-chat", "instance": self._instance}
-        hello = {"type": "broker.hello", "client": client, "session": self._session, "options": self._options}
+        hello = {"type": "broker.hello", "client": client, "session": self._session, "role": self._role}
+        hello |= {"options": self._options} if self._options else {}
         settings: Frame = {"max_size": 2**25, "max_queue": None, "compression": None}
         settings |= {"subprotocols": ["broker.v1"], "additional_headers": self._headers}
         async with connect(self._url, **settings) as socket:
@@ -146,7 +170,7 @@ class Chat:
                 show(text if not frame.get("parent_tool_use_id") else "")
             case {"type": "stream_event", "event": {"content_block": {"type": "tool_use", "name": str(name)}}}:
                 show(f"\n[{name}]\n")
-            case {"type": "control_request", "request": {"subtype": "can_use_tool"}}:
+            case {"type": "control_request"} if is_question(frame) and self._role == "controller":
                 self._prompts.append(frame)
                 await self._ask()
             case {"type": "broker.request_resolved", "request_id": request_id}:
@@ -162,10 +186,9 @@ class Chat:
                 say(f"error: {frame['code']}: {frame['message']}")
                 if self._unaccepted.pop(frame["ref"] or "", None):
                     self._finished(frame["ref"])
-            case {"type": "broker.waiting"}:
-                say(f"waiting for a process, place {frame['position']} ({frame['reason']})")
             case _:
-                pass
+                say(note_of(frame, self._instance))
+        self._answered(frame)
         if seq == self._read_to:
             self._finished(None)
 
@@ -179,10 +202,13 @@ class Chat:
             self._unfinished &= {*self._unaccepted, *frame["queued"], (frame["turn"] or {}).get("id", "")}
         lost = f", output lost: {frame['lost']['reason']}" if frame["lost"] else ""
         say(f"session {frame['session_id']} ({self._start}, ready in {frame['ready_ms']:.0f} ms{lost})")
-        self._prompts, self._asked = deque(frame["pending"]), ""
+        pending = frame["pending"] if self._role == "controller" else []
+        self._unanswered.clear()  # nobody replies to what an earlier connection asked
+        self._prompts, self._asked = deque(prompt for prompt in pending if is_question(prompt)), ""
         await self._ask()
-        for message in list(self._unaccepted.values()):
-            await self._send(message)
+        self._up.set()
+        for unaccepted in list(self._unaccepted.values()):
+            await self._send(unaccepted)
         self._finished(None)
 
     def _finished(self, message_id: str | None, *notes: str) -> None:
@@ -190,31 +216,81 @@ class Chat:
         say(" · ".join(notes))
         self._unfinished.discard(message_id or "")
         self._is_interrupting = False
-        if self._is_input_over and not self._unfinished and self._start and self._session["last_seq"] >= self._read_to:
+        self._leave_when_done()
+
+    def _leave_when_done(self) -> None:
+        """At the end of input, once every message and every request has had its answer."""
+        is_done = self._is_input_over and not self._unfinished and not self._unanswered and self._start
+        if is_done and self._session["last_seq"] >= self._read_to:
             self._end(EXIT_OK)
 
     async def _ask(self) -> None:
         """Ask about the oldest prompt, once; when nobody can answer any more the answer is no."""
         if self._prompts and self._asked != self._prompts[0]["request_id"]:
-            self._asked, request = self._prompts[0]["request_id"], self._prompts[0]["request"]
-            say(f"\n{request['tool_name']} {msgspec.json.encode(request['input']).decode()}\nallow? [y/N]")
+            self._asked = self._prompts[0]["request_id"]
+            say(f"\n{question(self._prompts[0])}")
         if self._prompts and self._is_input_over:
-            await self._line("no")
+            await self._line("")
 
     async def _line(self, line: str) -> None:
         if self._prompts:
-            prompt = self._prompts.popleft()
-            answer: Frame = {"behavior": "deny", "message": "denied by the user"}
-            if line.strip().lower() in ("y", "yes"):
-                answer = {"behavior": "allow", "updatedInput": prompt["request"]["input"]}
-            answer = {"subtype": "success", "request_id": prompt["request_id"], "response": answer}
-            await self._send({"type": "control_response", "response": answer})
-            await self._ask()
+            await self._answer(line)
+        elif line.startswith("/") and not line.startswith("//"):
+            try:
+                await self._wish(wish_of(line))
+            except Mistake as mistake:
+                say(str(mistake))
         elif line.strip():
-            message = {"type": "user_message", "id": str(uuid.uuid4()), "content": line}
-            self._unaccepted[message["id"]] = message
-            self._unfinished.add(message["id"])
-            await self._send(message)
+            await self._wish(message(line.removeprefix("/") if line.startswith("//") else line))
+
+    async def _answer(self, line: str) -> None:
+        try:
+            frame = answer(self._prompts[0], line)
+        except ValueError as error:
+            return say(str(error))
+        self._prompts.popleft()
+        await self._send(frame)
+        await self._ask()
+
+    async def _wish(self, wish: Wish) -> None:
+        """Send what a line asks for; a message is kept until it is accepted, a request gets its id."""
+        match wish:
+            case Local(name="help"):
+                say(help_text())
+            case Local(name="quit"):
+                self._end(EXIT_OK)
+            case Local(name="fork"):
+                if self._socket is not None and self._start:
+                    self._session, self._is_forking = {"mode": "fork", "id": self._session["id"]}, True
+                    self._up = anyio.Event()
+                    self._unaccepted.clear()
+                    self._unfinished.clear()  # what still runs ends in the parent
+                    await self._socket.close()
+            case Local(name="credential", argument=variable):
+                request = {"subtype": "set_credentials", "credentials": credential(variable)}
+                await self._wish({"type": "control_request", "request": request})
+            case Local():
+                raise Mistake(f"{wish.name}: not here")
+            case {"type": "user_message"}:
+                message_id = str(uuid.uuid4())
+                self._unaccepted[message_id] = sent = {**wish, "id": message_id}
+                self._unfinished.add(message_id)
+                await self._send(sent)
+            case {"type": "control_request"}:
+                request_id = uuid.uuid4().hex
+                self._unanswered.append(request_id)
+                await self._send({"request_id": request_id, **wish})
+            case _:
+                self._unanswered += ["broker.history"] * (wish["type"] == "broker.history")
+                await self._send(wish)
+
+    def _answered(self, frame: Frame) -> None:
+        """A reply to a request of this client, or its refusal: at the end of input the program waits for them too."""
+        reply = frame.get("response") or {}
+        asked = frame.get("ref") or (reply.get("request_id") if frame["type"] == "control_response" else frame["type"])
+        if asked in self._unanswered:
+            self._unanswered.remove(asked)
+            self._leave_when_done()
 
     async def _read_input(self) -> None:
         feed, lines = anyio.create_memory_object_stream[str](64)
@@ -222,6 +298,7 @@ class Chat:
         threading.Thread(target=_read_lines, args=(feed, lowlevel.current_token()), daemon=True).start()
         async with lines:
             async for line in lines:
+                await self._up.wait()  # what is typed while nobody listens is sent then
                 await self._line(line)
         self._is_input_over = True
         await self._ask()

@@ -9,9 +9,13 @@ from dataclasses import dataclass
 import anyio
 
 from broker.config import Stop
+from broker.debug_log import DebugLog, Lines
 from broker.errors import ProcessError
-from broker.launcher import Launch, Launcher, SessionDirectory
+from broker.last_words import last_words
+from broker.launcher import Launch, Launcher
 from broker.process import Process
+from broker.profiles import LaunchProfile
+from broker.session_directory import SessionDirectory
 from protocol.cli import control_line, decode_answer_line
 from protocol.codes import FailureReason, MissReason, Start
 from protocol.lines import Line
@@ -27,6 +31,8 @@ class Again:
 
     directory: SessionDirectory
     session_id: str
+    fork_of: str | None = None
+    """The conversation of the CLI that it branched off, and begins with as long as it has no transcript of its own."""
 
 
 @dataclass(slots=True, eq=False)
@@ -37,16 +43,19 @@ class Lease:
     launch: Launch
     start: Start
     miss_reason: MissReason | None
-    profile: str
-    keep_directory: bool = False
+    pool: str
+    """The configured profile that it is counted under, or ``other``."""
     found_transcript: bool = True
     on_exit: Callable[[], None] = lambda: None
+    on_debug: Lines | None = None
+    """Who gets the lines of the CLI's debug log, where its profile asks for one."""
 
 
 class Child:
     """A slot's process, and the scope whose cancellation ends it."""
 
-    def __init__(self, again: Again | None) -> None:
+    def __init__(self, profile: LaunchProfile, again: Again | None) -> None:
+        self.profile = profile
         self.again = again
         self.process: Process | None = None
         self.launch: Launch | None = None
@@ -54,18 +63,28 @@ class Child:
         self.found_transcript = True
         self.has_refused = False
         """It ended by itself with an error before it was ready."""
+        self._debug_log: DebugLog | None = None
         self.scope = anyio.CancelScope()
 
-    async def bring_up(self, launcher: Launcher, profile: str, timeout_s: float, *, is_urgent: bool) -> None:
+    @property
+    def last_words(self) -> str:
+        """What it said on stderr, in short; empty when it said nothing."""
+        return last_words(self.process.stderr_tail) if self.process is not None else ""
+
+    async def bring_up(self, launcher: Launcher, timeout_s: float, *, is_urgent: bool) -> None:
         """Launch the process and wait until it has proven itself ready.  ``is_urgent``: somebody waits for it.
 
         Raises ``ProcessError``, ``OSError``, ``TimeoutError``.  A cancel leaves the process to ``take_down``.
         """
         if self.again is None:
-            self.launch = launcher.fresh(profile)
+            self.launch = launcher.fresh(self.profile)
         else:
             again = self.again
-            self.launch, self.found_transcript = launcher.again(profile, again.directory, again.session_id)
+            self.launch, self.found_transcript = launcher.again(
+                self.profile, again.directory, again.session_id, again.fork_of
+            )
+        if self.profile.options.debug is not None:
+            self._debug_log = DebugLog(self.launch.directory.debug_log)
         self.process = await Process.start(self.launch)
         if not is_urgent:
             self.process.set_priority(STARTING_NICE)
@@ -76,6 +95,18 @@ class Child:
             self.has_refused = (self.process.returncode or 0) > 0
             raise
         self.process.set_priority(0)
+
+    async def supervise(self) -> None:
+        """Wait for the end of the process, and follow its debug log meanwhile; a cancel leaves it running."""
+        assert self.process is not None
+        async with anyio.create_task_group() as group:
+            if self._debug_log is not None:
+                group.start_soon(self._debug_log.follow, self._audience)
+            await self.process.supervise()
+            group.cancel_scope.cancel()
+
+    def _audience(self) -> Lines | None:
+        return None if self.lease is None else self.lease.on_debug
 
     async def take_down(self, grace: Stop) -> None:
         """End the process and its tree, and wipe a directory that became nobody's.
@@ -89,19 +120,21 @@ class Child:
                     group.start_soon(process.supervise)
                 await process.stop(grace.eof_grace_s, grace.term_grace_s)
                 await process.exited.wait()
+        if self._debug_log is not None:
+            await self._debug_log.tell(self._audience())
+            self._debug_log.close()
 
     async def wipe(self) -> None:
         """Remove the directory unless it belongs to a conversation; in a thread."""
-        is_kept = self.again is not None or (self.lease is not None and self.lease.keep_directory)
-        if self.launch is not None and not is_kept:
+        if self.launch is not None and not self.launch.directory.is_kept:
             await anyio.to_thread.run_sync(self.launch.directory.wipe)
 
-    def make_lease(self, profile: str, start: Start, miss_reason: MissReason | None) -> Lease:
+    def make_lease(self, pool: str, start: Start, miss_reason: MissReason | None) -> Lease:
         """The lease of a process that is ready."""
         assert self.process is not None
         assert self.launch is not None
         found = self.found_transcript
-        self.lease = Lease(self.process, self.launch, start, miss_reason, profile, found_transcript=found)
+        self.lease = Lease(self.process, self.launch, start, miss_reason, pool, found_transcript=found)
         return self.lease
 
 

@@ -16,44 +16,34 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from broker import config_sources as sources
+from broker.config_policy import Policy
+from broker.config_profile import Profile, mistakes
+from broker.config_types import (
+    Bytes,
+    Count,
+    FilePath,
+    Grace,
+    HostName,
+    Listen,
+    Origin,
+    ProfileName,
+    Seconds,
+    UserId,
+    VariableName,
+    VariableValue,
+)
+from broker.config_types import says as _says
 from broker.errors import ConfigError
 from protocol.options import Model
 
 CREDENTIAL_VARIABLES = ("CLAUDE_CODE_OAUTH_TOKEN", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
 """Environment variables that the CLI takes a credential from."""
+SCRUB_VARIABLE = "CLAUDE_CODE_SUBPROCESS_ENV_SCRUB"
+"""Environment variable by which the CLI hides credentials from its tools."""
 MB_PER_PROCESS = 400
 """What one process of the CLI is budgeted with: about 120 MB of its own after start, and room for a long turn."""
 NOT_BUILT = ("session.hibernate_after_s", "session.retain_days")
 """Keys whose effect this version lacks: their default may be written, another value is refused."""
-
-
-def _says(text: str) -> Meta:
-    return Meta(description=text)
-
-
-# In Python "$" also matches before a newline at the very end; "$(?!\n)" is the end only, here and in a JSON Schema.
-Seconds = Annotated[float, Meta(gt=0, le=86400)]
-Grace = Annotated[float, Meta(ge=0, le=86400)]
-Bytes = Annotated[int, Meta(ge=1024, le=2**40)]
-Count = Annotated[int, Meta(ge=1, le=1_000_000)]
-Listen = Annotated[
-    str,
-    Meta(pattern=r"^(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}$(?!\n)", examples=["127.0.0.1:8765"]),
-]
-FilePath = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]+$(?!\n)", examples=["var"])]
-Origin = Annotated[str, Meta(pattern=r"^https?://[^/\s?#@A-Z]+$(?!\n)", examples=["https://chat.example.com"])]
-HostName = Annotated[
-    str, Meta(pattern=r"^(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?$(?!\n)", examples=["chat.example.com"])
-]
-BaseUrl = Annotated[str, Meta(pattern=r"^https?://[^/\s?#@]+(/[^\s?#]*)?$(?!\n)", examples=["https://api.example.com"])]
-UrlPrefix = Annotated[
-    str,
-    Meta(pattern=r"^https?://[^/\s?#@]+/[^\s?#]*$(?!\n)", examples=["http://127.0.0.1:9000/ (a / after the host)"]),
-]
-VariableName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$(?!\n)", examples=["HTTPS_PROXY"])]
-VariableValue = Annotated[str, Meta(max_length=32768, pattern=r"^[^\x00]*$(?!\n)"), sources.SECRET]
-ProfileName = Annotated[str, Meta(max_length=32, pattern=r"^[a-z0-9]+([_-][a-z0-9]+)*$(?!\n)", examples=["default"])]
-SettableMode = Literal["default", "plan", "acceptEdits", "dontAsk", "auto"]
 
 
 class Server(Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,20 +87,13 @@ class Cli(Struct, frozen=True, forbid_unknown_fields=True):
 
     command: Annotated[FilePath, _says("auto, simulated, or a path.")] = "auto"
     env: Annotated[dict[VariableName, VariableValue], _says("Added to each process's environment.")] = {}
+    scrub: Annotated[
+        Literal["auto", "on", "off"],
+        _says("Hide credentials from the agent's tools; auto: where bubblewrap and socat work."),
+    ] = "auto"
 
     def __repr__(self) -> str:
         return f"Cli(command={self.command!r}, env={sorted(self.env)})"
-
-
-class Profile(Struct, frozen=True, forbid_unknown_fields=True):
-    """A kind of process to keep ready."""
-
-    warm: Annotated[int, Meta(ge=0, le=10000), _says("Spares to keep.")] = 4
-    reserve: Annotated[int, Meta(ge=0, le=10000), _says("Processes that no other profile may take.")] = 0
-    max: Annotated[Count | None, _says("Processes of this profile at most; unset: no own limit.")] = None
-    max_age_s: Annotated[Seconds, _says("A spare older than this is replaced.")] = 3600
-    max_rss_mb: Annotated[int, Meta(ge=1, le=2**20), _says("A spare larger than this is replaced.")] = 1024
-    model: Annotated[Model, _says("The model that the process is started with.")] = "sonnet"
 
 
 class Pool(Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,10 +109,21 @@ class Pool(Struct, frozen=True, forbid_unknown_fields=True):
     mcp_bind_timeout_s: Annotated[Seconds, _says("For MCP servers, before the first user line.")] = 5
     queue_timeout_s: Annotated[Seconds, _says("How long a tenant waits for a process.")] = 30
     max_waiting: Annotated[int, Meta(ge=0, le=1_000_000), _says("Tenants that may wait at once.")] = 1000
-    isolation: Annotated[Literal["none", "uid", "userns"], _says("none is all that this version has.")] = "none"
+    isolation: Annotated[
+        Literal["none", "uid", "userns"],
+        _says("uid: each session its own system user (root only); userns: namespaces."),
+    ] = "none"
+    uid_range: Annotated[
+        list[UserId], Meta(min_length=2, max_length=2), _says("First and last id that isolation uid gives to sessions.")
+    ] = field(default_factory=lambda: [20000, 29999])
     profiles: Annotated[dict[ProfileName, Profile], _says("Without any: one named default.")] = field(
         default_factory=lambda: {"default": Profile()}
     )
+
+    @property
+    def user_ids(self) -> range:
+        """The system ids that belong to sessions alone; none unless isolation is uid."""
+        return range(self.uid_range[0], self.uid_range[1] + 1) if self.isolation == "uid" else range(0)
 
     @property
     def process_limit(self) -> int:
@@ -145,6 +139,8 @@ class Session(Struct, frozen=True, forbid_unknown_fields=True):
     hibernate_after_s: Annotated[Grace, _says("Idle with clients. Not supported by this version.")] = 600
     retain_days: Annotated[Grace, _says("Days a stopped session is kept. Not supported by this version.")] = 30
     max_sessions: Annotated[Count, _says("Sessions in all.")] = 10000
+    fork_max_mb: Annotated[int, Meta(ge=1, le=2**20), _says("What a fork copies: transcript and files.")] = 256
+    fork_max_files: Annotated[Count, _says("Files that a fork copies.")] = 10000
 
 
 class Turn(Struct, frozen=True, forbid_unknown_fields=True):
@@ -178,21 +174,6 @@ class State(Struct, frozen=True, forbid_unknown_fields=True):
     """What lies on disk."""
 
     dir: Annotated[FilePath, _says("The sessions' directories; created with mode 0700.")] = "var"
-
-
-class Policy(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a tenant may set; ``tenants.toml`` may override it per tenant."""
-
-    slash_commands: Annotated[bool, _says("May a message begin with /.")] = False
-    permission_modes: Annotated[list[SettableMode], _says("Permission modes that may be set.")] = field(
-        default_factory=lambda: ["default", "plan", "acceptEdits"]
-    )
-    base_urls: Annotated[list[BaseUrl], _says("API base URLs that may be set, exact.")] = []
-    mcp_url_prefixes: Annotated[
-        list[UrlPrefix], _says("MCP URLs that may be set although they are loopback or private.")
-    ] = []
-    session_permission_rules: Annotated[bool, _says("May a permission answer add rules to the session.")] = False
-    credentials: Annotated[Literal["client", "server"], _says("Who brings the credential.")] = "client"
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
@@ -259,6 +240,11 @@ def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, 
 
 def _anchored(layer: sources.Layer, folder: Path) -> sources.Layer:
     layer = sources.anchored(sources.anchored(layer, "auth.file", folder), "state.dir", folder)
+    pool: Any = layer.get("pool")
+    profiles = pool.get("profiles") if isinstance(pool, dict) else None
+    for name, profile in profiles.items() if isinstance(profiles, dict) else ():
+        if isinstance(profile, dict) and isinstance(profile.get("plugin_dirs"), list):  # text is JSON, of a variable
+            layer = sources.anchored(layer, f"pool.profiles.{name}.plugin_dirs", folder)
     cli: Any = layer.get("cli")
     # A bare name is looked up on PATH, only something with a slash is a path.
     is_path = isinstance(cli, dict) and isinstance(cli.get("command"), str) and "/" in cli["command"]
@@ -294,13 +280,13 @@ def _identity(config: Config, written: set[str]) -> Iterator[ConfigError]:
             "auth.mode", f"is none, but server.listen {config.server.listen} is not loopback",
             "tokens, or listen on 127.0.0.1",
         )  # fmt: skip
-    if config.pool.isolation != "none":
-        yield ConfigError("pool.isolation", f"{config.pool.isolation} is not supported by this version", "none")
     if config.auth.mode == "tokens" and "pool.isolation" not in written:
         yield ConfigError(
             "pool.isolation", "is not written out, and with auth.mode tokens the tenants would share one system user",
-            'write isolation = "none" to accept that',
+            '"uid", "userns", or write isolation = "none" to accept that',
         )  # fmt: skip
+    if SCRUB_VARIABLE in config.cli.env:
+        yield ConfigError(f"cli.env.{SCRUB_VARIABLE}", "has a key of its own", "cli.scrub")
     if config.policy.credentials == "client":
         for name in CREDENTIAL_VARIABLES:
             if name in config.cli.env:
@@ -312,13 +298,11 @@ def _identity(config: Config, written: set[str]) -> Iterator[ConfigError]:
 
 def _processes(config: Config) -> Iterator[ConfigError]:
     pool = config.pool
-    for name, profile in pool.profiles.items():
-        path = f"pool.profiles.{name}"
-        if name == "other":
-            yield ConfigError(path, "is a reserved name", "another name")
-        for key, count in (("warm", profile.warm), ("reserve", profile.reserve)):
-            if profile.max is not None and count > profile.max:
-                yield ConfigError(f"{path}.{key}", f"found {count}, above its own max", f"up to {profile.max}")
+    may_bypass = pool.isolation == "uid" or os.geteuid() != 0 or config.cli.env.get("IS_SANDBOX") == "1"
+    yield from mistakes(pool.profiles, may_bypass=may_bypass)
+    if pool.isolation == "uid" and len(pool.user_ids) < pool.process_limit:
+        first, last = pool.uid_range
+        yield ConfigError("pool.uid_range", f"found {first} to {last}", f"at least {pool.process_limit} ids, ascending")
     for key in ("warm", "reserve"):
         total = sum(getattr(profile, key) for profile in pool.profiles.values())
         if total > pool.process_limit:

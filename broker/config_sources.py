@@ -100,14 +100,19 @@ def paths(layer: Layer, prefix: str = "") -> set[str]:
 
 
 def anchored(layer: Layer, dotted: str, folder: Path) -> Layer:
-    """``layer`` with the relative path at ``dotted`` made absolute under ``folder``; untouched when it is no text."""
+    """``layer`` with the relative path at ``dotted``, or a list of them, made absolute under ``folder``; anything else
+    is left as it is."""
     head, _, rest = dotted.partition(".")
     value = layer.get(head)
     if rest:
         return {**layer, head: anchored(value, rest, folder)} if isinstance(value, dict) else layer
-    if not isinstance(value, str) or not value:
-        return layer
-    return {**layer, head: os.path.normpath(folder / value)}
+    if isinstance(value, list):
+        return {**layer, head: [_below(folder, item) for item in value]}
+    return {**layer, head: _below(folder, value)} if head in layer else layer
+
+
+def _below(folder: Path, value: Any) -> Any:
+    return os.path.normpath(folder / value) if isinstance(value, str) and value else value
 
 
 def _spelled(kind: Any, parts: list[str]) -> list[str]:

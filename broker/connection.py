@@ -12,20 +12,23 @@ from collections.abc import Callable
 
 import anyio
 import structlog
+from msgspec import UNSET, Raw
 from websockets.exceptions import ConnectionClosed
 
 from broker import policy
 from broker.auth import Authenticator, Identity
 from broker.config import Config
 from broker.errors import BrokerError
+from broker.lobby import error_frame
 from broker.metrics import Metrics
+from broker.opening import Opened, Opening
 from broker.pool import Pool
 from broker.registry import Entry, Registry
-from broker.replay import Resume
 from broker.tenant_socket import TenantSocket
-from broker.welcome import welcome
+from broker.transcript import read_page
+from broker.view import as_messages
 from protocol import codec
-from protocol.codes import RETRYABLE_ERRORS, CloseCode, ErrorCode, Start
+from protocol.codes import CloseCode, ErrorCode
 from protocol.controls import decode_control
 from protocol.errors import ClientError, ConnectionRefused
 from protocol.frames import (
@@ -34,9 +37,11 @@ from protocol.frames import (
     ClientFrame,
     ControlRequest,
     ControlResponse,
+    Delete,
     End,
-    Error,
     Hello,
+    History,
+    HistoryPage,
     KeepAlive,
     Ping,
     Pong,
@@ -54,12 +59,14 @@ OUTBOX_FRAMES = 64
 """Frames of the connection that may wait unsent; then no more of the client's frames are read."""
 BAD_FRAMES = 3
 BAD_FRAMES_WITHIN_S = 10.0
+OBSERVERS_FRAMES = (Ping, KeepAlive, History, Hello)
+"""What a connection may send that only observes (a second hello is everybody's mistake)."""
 CLOSE_DEADLINE_S = 2.0
 """For unsent frames, and again for the closing handshake; then the transport is aborted."""
 
 
 class Connection:
-    """A client's connection.  Implements ``broker.exchange.Reader``."""
+    """A client's connection.  Implements ``broker.reader.Reader``."""
 
     def __init__(
         self,
@@ -73,14 +80,16 @@ class Connection:
         self._socket = socket
         self._config = config
         self._registry = registry
-        self._pool = pool
+        self._opening = Opening(config, registry, pool)
         self._auth = auth
         self._metrics = metrics
         self.instance = ""
+        self.is_controller = True
         self.identity: Identity | None = None
         self.on_identified: Callable[[], None] = lambda: None
         self._entry: Entry | None = None
         self._cursor = 0
+        self._has_messages_view = False
         self._outbox: deque[tuple[int, bytes]] = deque()
         self._room = anyio.Event()
         self._closing: tuple[CloseCode, str] | None = None
@@ -116,16 +125,17 @@ class Connection:
                     await self._finish()
                 finally:
                     if self._entry is not None:
+                        self._touch()
                         self._entry.tenure.detach(self)
 
     async def _serve(self) -> None:
         hello, received_at = await self._hello()
-        await self._open(hello, received_at)
+        entry = await self._open(hello, received_at)
         self._socket.set_max_message_bytes(self._config.server.max_message_bytes)
         while True:
             data = await self._receive()
-            await self._wait_for_room()
-            self._handle(data, time.monotonic())
+            await self._wait_for_room(OUTBOX_FRAMES)
+            await self._handle(data, time.monotonic(), entry)
 
     async def _hello(self) -> tuple[Hello, float]:
         with anyio.move_on_after(self._config.server.hello_timeout_s) as deadline:
@@ -140,55 +150,34 @@ class Connection:
             raise ConnectionRefused(CloseCode.BAD_FRAME, "binary frames are not part of broker.v1")
         return data.encode()
 
-    async def _wait_for_room(self) -> None:
-        while len(self._outbox) >= OUTBOX_FRAMES:
+    async def _wait_for_room(self, frames: int) -> None:
+        """Until fewer than ``frames`` wait unsent."""
+        while len(self._outbox) >= frames:
             self._room = anyio.Event()
             await self._room.wait()  # bounded by the stall watch, which cuts a peer that takes nothing
 
     # -- hello -----------------------------------------------------------------------------------------------------
 
-    async def _open(self, hello: Hello, received_at: float) -> None:
+    async def _open(self, hello: Hello, heard_at: float) -> Entry:
         if hello.protocol != PROTOCOL_VERSION:
             raise ConnectionRefused(CloseCode.PROTOCOL_VERSION, f"this broker speaks protocol {PROTOCOL_VERSION}")
         identity, subject = self._identify(hello)
-        if hello.role == "controller" and identity.max_role == "observer":
-            raise ConnectionRefused(CloseCode.NOT_ALLOWED, "the token may only observe")
-        policy.check_supported(hello)
-        policy.check_options(hello.options, identity.policy)
-        self.instance = hello.client.instance
-        entry = self._registry.find(hello.session, identity, subject)
-        is_new = entry is None
-        if entry is None:
-            policy.check_credentials(hello.options, identity.policy, is_needed=self._needs_credentials)
-            entry = self._registry.create(hello.session, identity, subject)
-        self._registry.replace(entry, self)
-        heard_from = entry.session.log.head
-        ignored = entry.tenure.take_options(hello.options, identity.credentials, self)
-        was_live = entry.tenure.is_live
-        await self._wait_ready(entry)
-        if hello.session.last_seq is None:  # live, from hello on: what a restored process told belongs to it
-            resume = Resume(max(heard_from, entry.session.log.tail), None)
-        else:
-            resume = entry.session.log.resume(hello.session.epoch, hello.session.last_seq)
-        is_attached = was_live and not is_new
-        self._attach(entry, hello, resume, received_at, ignored, identity, is_attached=is_attached)
-
-    @property
-    def _needs_credentials(self) -> bool:
-        """Neither the CLI nor the operator's environment (a cloud provider's) brings one."""
-        has_provider = any(name.startswith("CLAUDE_CODE_USE_") for name in self._config.cli.env)
-        return not (self._pool.is_simulated or has_provider)
-
-    async def _wait_ready(self, entry: Entry) -> None:
-        """Nobody reads from the socket meanwhile, so its end is told by the transport: the place in the queue goes."""
-        socket = self._socket
+        options = self._opening.judge(hello, identity)
+        self.instance, self.is_controller = hello.client.instance, hello.role == "controller"
+        socket = self._socket  # nobody reads from it meanwhile: the transport tells its end, and the place goes
         socket.on_lost = self._scope.cancel
         if socket.is_lost:
             self._scope.cancel()
         try:
-            await entry.tenure.wait_ready(self)
+            opened = await self._opening.open(hello, options, identity, subject, self, heard_at)
         finally:
             socket.on_lost = None
+        self._attach(opened)
+        session, frame = opened.entry.session, opened.frame
+        log.info("connection.attached", session=session.key[2], tenant=session.key[0], start=frame.start,
+                 role=frame.role, client=hello.client.name, client_version=hello.client.version,
+                 trace=hello.traceparent)  # fmt: skip
+        return opened.entry
 
     def _identify(self, hello: Hello) -> tuple[Identity, str]:
         """Decided once: what the handshake carried wins over hello."""
@@ -198,50 +187,35 @@ class Connection:
             self.on_identified()
         return self.identity, policy.subject(self.identity.subject, auth.subject if auth is not None else None)
 
-    def _attach(
-        self,
-        entry: Entry,
-        hello: Hello,
-        resume: Resume,
-        received_at: float,
-        ignored: list[str],
-        identity: Identity,
-        *,
-        is_attached: bool,
-    ) -> None:
-        """Welcome and attach in one breath: no frame can slip between."""
-        session, lease = entry.session, entry.tenure.lease
-        assert lease is not None
-        session.judge_by(identity.policy)
-        frame = welcome(
-            session,
-            hello,
-            resume,
-            start=Start.ATTACHED if is_attached else lease.start,
-            miss_reason=None if is_attached else lease.miss_reason,
-            ready_ms=(time.monotonic() - received_at) * 1e3,
-            ignored=ignored,
-            cli=(self._pool.cli_version, self._pool.is_simulated),
-            config=self._config,
-        )
-        self._entry = entry
-        self._cursor = resume.cursor
-        self._outbox.append((0, text_frame(codec.encode_server(frame))))
-        entry.tenure.attach(self)
+    def _attach(self, opened: Opened) -> None:
+        """In the breath of the welcome: no frame can slip between."""
+        self._entry, self._cursor = opened.entry, opened.cursor
+        self._has_messages_view = opened.frame.view == "messages"
+        self._outbox.append((0, text_frame(codec.encode_server(opened.frame))))
+        self._touch()
+        opened.entry.tenure.attach(self)
         self.pump()
-        log.info("connection.attached", session=session.key[2], tenant=session.key[0], start=frame.start,
-                 client=hello.client.name, client_version=hello.client.version, trace=hello.traceparent)  # fmt: skip
+
+    def _touch(self) -> None:
+        if self.is_controller and self._entry is not None:
+            self._entry.touch()
 
     # -- receiving -------------------------------------------------------------------------------------------------
 
-    def _handle(self, data: bytes, received_at: float) -> None:
+    async def _handle(self, data: bytes, received_at: float, entry: Entry) -> None:
         """One frame of the client.  A mistake is told and the connection stays; too many in a row end it."""
-        assert self._entry is not None
         try:
             frame = codec.decode_client(data)
             if isinstance(frame, User | ControlRequest | ControlResponse | KeepAlive):
                 self._metrics.unknown_fields(codec.count_unknown_fields(frame, data))
-            self._dispatch(frame, received_at, self._entry)
+            if not self.is_controller and not isinstance(frame, OBSERVERS_FRAMES):
+                raise ClientError(ErrorCode.NOT_CONTROLLER, "this connection only observes", ref=_ref(frame))
+            if entry.tenure.is_deleted:
+                return
+            if isinstance(frame, History):
+                await self._tell_history(frame, entry)
+            else:
+                self._dispatch(frame, received_at, entry)
         except ClientError as error:
             self._refuse(error)
             if error.close is not None:
@@ -253,11 +227,12 @@ class Connection:
         session = entry.session
         match frame:
             case User() | UserMessage():
+                self._touch()
                 session.submit(frame, self, received_at)
             case ControlRequest(request_id=request_id, request=request):
-                session.control(request_id, decode_control(request, request_id), self)
+                entry.tenure.control(request_id, decode_control(request, request_id), self)
             case ControlResponse():
-                session.exchange.answer(frame, self)
+                session.exchange.questions.answer(frame, self)
             case Cancel(id=message_id):
                 session.cancel(message_id)
             case Ping(t=t):
@@ -268,6 +243,20 @@ class Connection:
                 entry.tenure.end()
             case Hello():
                 raise ClientError(ErrorCode.BAD_FRAME, "broker.hello comes once, first")
+            case Delete():
+                self._registry.delete(entry)
+            case History():
+                pass
+
+    async def _tell_history(self, frame: History, entry: Entry) -> None:
+        """One page at a time, and the next one only once this one has gone out: no client makes them pile up."""
+        await self._wait_for_room(1)
+        found = await read_page(
+            lambda: entry.tenure.transcript, frame.before, frame.limit, settles_until=entry.settles_until
+        )
+        if not found.found:
+            raise ClientError(ErrorCode.UNKNOWN_MESSAGE, "before: no frame of this conversation", ref=frame.before)
+        self.send(HistoryPage([Raw(text) for text in found.frames], found.more))
 
     def _count_bad_frame(self, now: float) -> None:
         self._bad_frames.append(now)
@@ -276,13 +265,11 @@ class Connection:
 
     def _refuse(self, error: ClientError | BrokerError) -> None:
         self._metrics.protocol_error(error.code.value)
-        retry_ms = error.retry_after_ms if isinstance(error, BrokerError) else None
-        ref = error.ref if isinstance(error, ClientError) else None
-        self.send(Error(error.code, error.message, error.code in RETRYABLE_ERRORS, retry_ms, ref))
+        self.send(error_frame(error))
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
-    def send(self, frame: ServerFrame) -> None:
+    def send(self, frame: ServerFrame | Raw) -> None:
         """Queue a frame of this connection, after everything that is in the log now."""
         after = self._entry.session.log.head if self._entry is not None else 0
         self._outbox.append((after, text_frame(codec.encode_server(frame))))
@@ -314,7 +301,7 @@ class Connection:
                 self.close_soon(CloseCode.SLOW_CONSUMER, "fell off the replay log")
                 return b"".join(parts)
             frames, self._cursor = replay.read(self._cursor, BATCH_BYTES, outbox[0][0] if outbox else None)
-            parts += frames
+            parts += map(as_messages, frames) if self._has_messages_view else frames
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     # -- ending ----------------------------------------------------------------------------------------------------
@@ -344,3 +331,14 @@ class Connection:
         if self._closing is not None:
             return self._closing[0].label
         return "client"
+
+
+def _ref(frame: ClientFrame) -> str | None:
+    """By what a client knows its frame."""
+    match frame:
+        case UserMessage(id=given) | User(uuid=given) | Cancel(id=given) | ControlRequest(request_id=given):
+            return None if given is UNSET else given
+        case ControlResponse(response=response):
+            return response.request_id
+        case _:
+            return None

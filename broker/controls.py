@@ -6,7 +6,6 @@ Pure: no I/O; ``now`` is seconds of a monotonic clock.  Owner: one ``broker.sess
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from protocol.cli import Answer
 from protocol.controls import Control
 
 MAX_IN_FLIGHT = 8
@@ -65,9 +64,13 @@ class Controls:
         while len(self._by_client) > MAX_KEPT:
             self._by_client.popitem(last=False)
 
-    def answered(self, answer: Answer) -> Asked | None:
+    def answered(self, cli_id: str) -> Asked | None:
         """The request that the CLI answered, or None when it is not (or no more) one of ours."""
-        return self._by_cli_id.pop(answer.request_id, None)
+        return self._by_cli_id.pop(cli_id, None)
+
+    def is_any_of(self, *kinds: type[Control]) -> bool:
+        """Whether a request of one of these kinds is in flight."""
+        return any(isinstance(asked.control, kinds) for asked in self._by_cli_id.values())
 
     def expired(self, now: float) -> list[Asked]:
         """Take out the requests whose deadline has passed."""

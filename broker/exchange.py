@@ -1,91 +1,104 @@
-"""Questions that cross the session: control requests of clients to the CLI, permission prompts of the CLI to clients.
+"""Control requests of clients, and everything else that crosses the session between a client and the CLI.
 
 Synchronous.  Owner: one ``broker.session.Session``, which lends it the ways out (``Outlet``).  Nothing that a client
-sent reaches the CLI but by way of a typed struct that is encoded again.
+sent reaches the CLI but by way of a typed struct that is encoded again.  What the CLI asks is in ``broker.questions``.
 """
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw
 
-from broker import policy
-from broker.binding import Bound
-from broker.config import Policy
+from broker import mcp, policy
+from broker.accepted import accept, alter
+from broker.bound import PUBLIC_API, Bound
+from broker.config import Config
+from broker.config_policy import Policy
 from broker.controls import MAX_IN_FLIGHT, Asked, Controls
-from broker.requests import Outcome, PendingRequests, Prompt
+from broker.declared import Declared
+from broker.handshake import Handshake, Refused
+from broker.questions import Questions
+from broker.reader import Outlet, Owner, Reader
+from broker.shown import shown, shown_initialize
 from protocol import cli, codec
-from protocol.codes import CloseCode, ErrorCode
+from protocol.codes import ErrorCode
 from protocol.controls import (
+    ApplyFlagSettings,
     Control,
-    McpStatus,
-    SetMaxThinkingTokens,
-    SetModel,
-    SetPermissionMode,
-    decode_answer,
-    decode_updates,
+    GetContextUsage,
+    Initialize,
+    McpReconnect,
+    McpSetServers,
+    McpToggle,
+    SetCredentials,
 )
 from protocol.errors import ClientError
-from protocol.frames import (
-    ControlReply,
-    ControlReplyBody,
-    ControlResponse,
-    RequestResolved,
-    ServerFrame,
-    State,
-)
+from protocol.frames import ControlReply, ControlReplyBody
+from protocol.options import SessionOptions
 
+CONTEXT_USAGE_EVERY_S = 10.0
+"""One ``get_context_usage`` costs up to thirty requests to the API."""
 
-class Reader(Protocol):
-    """A connection, as a session sees it."""
-
-    instance: str
-
-    def wake(self) -> None:
-        """New frames are in the log."""
-
-    def send(self, frame: ServerFrame) -> None:
-        """Queue a frame of this connection, after everything that is in the log now."""
-
-    def close_soon(self, code: CloseCode, reason: str) -> None:
-        """End the connection once what is queued has gone out."""
-
-
-class Outlet(Protocol):
-    """What an exchange needs of its session."""
-
-    readers: list[Reader]
-
-    @property
-    def has_process(self) -> bool:
-        """Whether a CLI is there to be asked."""
-
-    def write(self, line: bytes) -> None:
-        """Queue a line for the CLI."""
-
-    def publish(self, frame: ServerFrame) -> int:
-        """Number, log and send a session event."""
-
-    def forward(self, line: bytes) -> int:
-        """Number, log and send a line of the CLI."""
-
-    def settled(self) -> None:
-        """A prompt was closed: the clocks of the turn run again."""
+Alter = Callable[[Bound], frozenset[str]]
+OnAnswer = Callable[[cli.Answer], None]
 
 
 class Exchange:
-    """Open questions of one session, in both directions."""
+    """Control requests of one session's clients, and what is bound by them."""
 
-    def __init__(self, outlet: Outlet, limits: Policy, permission_timeout_s: float) -> None:
+    def __init__(self, outlet: Outlet, limits: Policy, config: Config) -> None:
         self._outlet = outlet
-        self.policy = limits
-        self.permission_timeout_s = permission_timeout_s
-        self.bound = Bound()
-        self.prompts = PendingRequests()
+        self.bound = Bound(config.cli.env.get("ANTHROPIC_BASE_URL", PUBLIC_API))
+        self.declared = Declared()
+        self.handshake = Handshake()
+        timeout_s, handshake_s = config.turn.permission_timeout_s, config.pool.mcp_bind_timeout_s
+        self.questions = Questions(outlet, self.declared, limits, timeout_s, handshake_s)
         self._controls = Controls()
-        self._own: dict[str, Callable[[cli.Answer], None]] = {}
+        self._own: dict[str, OnAnswer] = {}
+        self._context_usage_at = -CONTEXT_USAGE_EVERY_S
+        self.change: Callable[[Alter, OnAnswer], None] = lambda alter, on_done: None
+        """How a live process is told of a change; set by ``broker.changes``."""
+        self.on_gone: Callable[[], None] = lambda: None
+        self.on_initialized: Callable[[], None] = lambda: None
+
+    @property
+    def policy(self) -> Policy:
+        """By which everything is judged from now on."""
+        return self.questions.policy
+
+    @policy.setter
+    def policy(self, limits: Policy) -> None:
+        self.questions.policy = limits
+
+    @property
+    def permission_timeout_s(self) -> float:
+        """How long a person has to answer."""
+        return self.questions.timeout_s
+
+    @permission_timeout_s.setter
+    def permission_timeout_s(self, seconds: float) -> None:
+        self.questions.timeout_s = seconds
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the CLI reads nothing just now: it connects to an MCP server."""
+        return self._controls.is_any_of(McpSetServers, McpReconnect, McpToggle)
+
+    def inherit(self, parent: "Exchange") -> None:
+        """Begin with what the processes of ``parent`` are told, and with whom their hooks and servers are.
+
+        An ``initialize`` that a client of the parent brought is the broker's to give, unless hello announces another.
+        """
+        self.bound, self.permission_timeout_s = parent.bound.copy(), parent.permission_timeout_s
+        self.bound.initialize_by, self.bound.is_initialize_known = "broker", True
+        self.declared.take_over(parent.declared)
+
+    def declare(self, options: SessionOptions, reader: Reader) -> None:
+        """Hello's MCP servers that live in the client are served by ``reader``'s instance."""
+        if options.mcp_servers is not UNSET:
+            self.declared.take_servers(Owner.of(reader), options.mcp_servers)
 
     # -- control requests of clients -----------------------------------------------------------------------------------
 
@@ -99,58 +112,94 @@ class Exchange:
 
     def answer_now(self, request_id: str, control: Control, reader: Reader, response: dict[str, Any]) -> None:
         """Reply to a request that the broker carries out by itself."""
-        frame = ControlReply(ControlReplyBody("success", request_id, response))
+        self._reply_now(control, reader, ControlReplyBody("success", request_id, response))
+
+    def _reply_now(self, control: Control, reader: Reader, body: ControlReplyBody) -> None:
+        frame = ControlReply(body)
         reader.send(frame)
-        self._controls.settled(reader.instance, request_id, control, codec.encode_server(frame), time.monotonic())
+        reply = codec.encode_server(frame)
+        self._controls.settled(reader.instance, body.request_id, control, reply, time.monotonic())
 
     def control(self, request_id: str, control: Control, reader: Reader) -> None:
         """Carry out a client's control request; the reply goes to ``reader``.  Raises ``ClientError``."""
-        now = time.monotonic()
-        if isinstance(control, SetPermissionMode):
-            policy.check_mode(control.mode, self.policy, request_id)
+        control = policy.check_control(control, self.policy, request_id)
+        self._check_state(control, request_id)
         if not self._outlet.has_process:
             reader.send(ControlReply(ControlReplyBody("error", request_id, error="cli_exited")))
             return
-        asked = self._controls.ask(reader, reader.instance, request_id, control, now)
+        match control:
+            case Initialize():
+                self._initialize(request_id, control, reader)
+            case SetCredentials() | ApplyFlagSettings() | McpSetServers():
+                if isinstance(control, McpSetServers):  # one that lives in the client may be spoken to at once
+                    self.declared.take_servers(Owner.of(reader), control.servers)
+                cli_id = self._ask(request_id, control, reader)
+                self.change(lambda bound: alter(control, bound), lambda answer: self._finish(cli_id, answer))
+            case _:
+                cli_id = self._ask(request_id, control, reader)
+                self._outlet.write(cli.control_line(cli_id, control))
+
+    def _check_state(self, control: Control, request_id: str) -> None:
+        """What no policy can judge alone: it depends on what happened before, and on the operator's own servers."""
+        if isinstance(control, GetContextUsage):
+            now = time.monotonic()
+            wait_s = self._context_usage_at + CONTEXT_USAGE_EVERY_S - now
+            if wait_s > 0:
+                message = f"get_context_usage: once in {CONTEXT_USAGE_EVERY_S:g} s"
+                wait_ms = round(wait_s * 1e3) + 1
+                raise ClientError(ErrorCode.RATE_LIMITED, message, ref=request_id, retry_after_ms=wait_ms)
+            self._context_usage_at = now
+        if isinstance(control, McpToggle) and not control.enabled and control.serverName in self.policy.mcp_servers:
+            message = f"mcp_toggle {control.serverName}: not allowed (policy.mcp_servers)"
+            raise ClientError(ErrorCode.OPTION_NOT_ALLOWED, message, ref=request_id)
+
+    def _ask(self, request_id: str, control: Control, reader: Reader) -> str:
+        """Register a request; the id under which the CLI, or a change, answers it."""
+        asked = self._controls.ask(reader, reader.instance, request_id, control, time.monotonic())
         if asked is None:
             raise ClientError(ErrorCode.RATE_LIMITED, f"{MAX_IN_FLIGHT} control requests are in flight", ref=request_id)
-        self._outlet.write(cli.control_line(asked[0], control))
+        return asked[0]
 
-    def expect(self, request_id: str, on_answer: Callable[[cli.Answer], None]) -> None:
+    def expect(self, request_id: str, on_answer: OnAnswer) -> None:
         """Have ``on_answer`` called with the CLI's answer to one of the broker's own requests."""
         self._own[request_id] = on_answer
 
     def on_answer(self, line: bytes) -> None:
+        """The CLI answers a request of the broker's, or of a client."""
         answer = cli.decode_answer_line(line)
         if answer is None:
             return
         own = self._own.pop(answer.request_id, None)
         if own is not None:
             own(answer)
-            return
-        asked = self._controls.answered(answer)
+        else:
+            self._finish(answer.request_id, answer)
+
+    def _finish(self, cli_id: str, answer: cli.Answer) -> None:
+        asked = self._controls.answered(cli_id)
         if asked is None:
             return
+        if isinstance(asked.control, Initialize):
+            self._initialized(asked.control, answer)
         if answer.error is not None:
-            self._reply(asked, ControlReplyBody("error", asked.request_id, error=answer.error[:512]))
-            return
-        self._reply(asked, ControlReplyBody("success", asked.request_id, _shown_answer(asked.control, answer.response)))
-        self._apply(asked.control)
+            self._reply(asked, ControlReplyBody("error", asked.request_id, error=mcp.plain(answer.error, 512)))
+        else:
+            self._reply(asked, ControlReplyBody("success", asked.request_id, self._shown(asked.control, answer)))
+            state = accept(asked.control, self.bound, self.policy)
+            if state is not None:
+                self._outlet.publish(state)
+        self._outlet.wake_task()  # an interrupt may have waited for this
 
-    def _apply(self, control: Control) -> None:
-        """A control request succeeded: remember it for the next process and tell everybody."""
+    def _shown(self, control: Control, answer: cli.Answer) -> Any:
         match control:
-            case SetModel(model=model):
-                self.bound.model = model
-                self._outlet.publish(State(model=model))
-            case SetPermissionMode(mode=mode):
-                self.bound.permission_mode = mode
-                self._outlet.publish(State(permission_mode=mode))
-            case SetMaxThinkingTokens(max_thinking_tokens=tokens):
-                self.bound.max_thinking_tokens = tokens
-                self._outlet.publish(State(max_thinking_tokens=tokens))
+            case Initialize():
+                return self._shown_initialize()
+            case McpSetServers(servers=servers):
+                return mcp.shown_answer(answer.response, servers, self.policy.mcp_servers)
+            case SetCredentials() | ApplyFlagSettings():
+                return {}
             case _:
-                pass
+                return shown(control, answer.response)
 
     def _reply(self, asked: Asked, body: ControlReplyBody) -> None:
         frame = ControlReply(body)
@@ -161,90 +210,67 @@ class Exchange:
         for target in targets:
             target.send(frame)
 
-    # -- requests of the CLI ---------------------------------------------------------------------------------------
+    # -- the client's own initialize -----------------------------------------------------------------------------------
 
-    def on_request(self, line: bytes) -> None:
-        request = cli.decode_request(line)
-        if request is None:
+    def _initialize(self, request_id: str, control: Initialize, reader: Reader) -> None:
+        try:
+            what = self.handshake.judge(control, reader, is_clients=self.bound.initialize_by == "client")
+        except Refused as refused:
+            self._reply_now(control, reader, ControlReplyBody("error", request_id, error=str(refused)))
             return
-        if request.request.subtype != "can_use_tool":
-            why = f"unsupported request {request.request.subtype[:64]}"
-            self._outlet.write(cli.refusal_line(request.request_id, why))
+        if what == "cached":
+            self.answer_now(request_id, control, reader, self._shown_initialize())
             return
-        if not self.prompts.has_room_for(request.request_id):
-            self._answer_cli(request.request_id, {"behavior": "deny", "message": "too many requests are pending"})
-            return
-        deadline = time.monotonic() + self.permission_timeout_s
-        numbered = codec.splice_seq(line, self._outlet.forward(line))
-        self.prompts.add(Prompt(request.request_id, numbered, bytes(request.request.input), deadline))
+        cli_id = self._ask(request_id, control, reader)
+        wanted = self.bound.copy()
+        wanted.set_initialize(control)
+        self.handshake.asked(control, reader)
+        self.declared.take_hooks(Owner.of(reader), wanted.hooks)  # one may be asked about before the answer is here
+        self._outlet.write(cli.control_line(cli_id, wanted.initialize_request))
 
-    def answer(self, frame: ControlResponse, reader: Reader) -> None:
-        """A client's answer to a permission prompt; the first wins.  Raises ``ClientError``: the prompt waits on."""
-        body = frame.response
-        prompt = self.prompts.find(body.request_id)
-        if body.subtype == "error":
-            if len(self._outlet.readers) > 1:
-                return  # another controller may know the answer
-            self._answer_cli(prompt.request_id, {"behavior": "deny", "message": body.error or "the client failed"})
-            self.settle(prompt.request_id, "denied", reader.instance)
+    def _initialized(self, control: Initialize, answer: cli.Answer) -> None:
+        owner = self.handshake.owner
+        if answer.error is not None or owner is None:
+            self.handshake.refused()
+            if owner is not None:
+                self.declared.take_hooks(owner, self.bound.hooks)
             return
-        if body.response is UNSET:
-            raise ClientError(ErrorCode.BAD_FRAME, "response.response is missing", ref=body.request_id)
-        answer = decode_answer(body.response, body.request_id)
-        updates = decode_updates(answer, body.request_id)
-        policy.check_updates(updates, self.policy, body.request_id)
-        payload: dict[str, Any] = {"behavior": answer.behavior}
-        if answer.behavior == "allow":
-            payload["updatedInput"] = Raw(prompt.input) if answer.updatedInput is UNSET else answer.updatedInput
-            if updates:
-                payload["updatedPermissions"] = updates
-        else:
-            payload["message"] = "denied by the user" if answer.message is UNSET else answer.message
-            if answer.interrupt is not UNSET:
-                payload["interrupt"] = answer.interrupt
-        self._answer_cli(prompt.request_id, payload)
-        self.settle(prompt.request_id, "allowed" if answer.behavior == "allow" else "denied", reader.instance)
+        self.handshake.answered(answer.response)
+        if self.bound.is_initialize_known:  # a second one: only its hooks are taken
+            self.bound.hooks = control.hooks or {}
+            return
+        servers = self.bound.set_initialize(control)
+        self.declared.take_servers(owner, servers)
+        if servers:
+            self.change(lambda bound: frozenset({"mcp_servers"}), lambda answer: None)
+        self.on_initialized()
 
-    def _answer_cli(self, request_id: str, payload: dict[str, Any]) -> None:
-        self._outlet.write(cli.answer_line(request_id, payload))
+    def _shown_initialize(self) -> dict[str, Any]:
+        answer = self.handshake.answer or Raw(b"{}")
+        return shown_initialize(answer, is_own_account=self.policy.credentials == "client")
 
-    def settle(self, request_id: str, outcome: Outcome, by: str | None) -> None:
-        if self.prompts.settle(request_id, outcome) is not None:
-            self._outlet.settled()
-            self._outlet.publish(RequestResolved(request_id, outcome, by))
+    # -- deadlines and the end -----------------------------------------------------------------------------------------
 
     def withdraw_prompts(self) -> None:
-        for prompt in self.prompts.withdraw_all():
-            self._outlet.publish(RequestResolved(prompt.request_id, "withdrawn", None))
-
-    # -- deadlines and the end ---------------------------------------------------------------------------------------
+        """The turn has ended: what the CLI asked in it needs no answer."""
+        self.questions.withdraw(with_turn_only=True)
 
     def wake_times(self) -> list[float]:
-        """When the next prompt or control request expires."""
-        return [at for at in (self.prompts.next_deadline, self._controls.next_deadline) if at is not None]
+        """When the next question or control request expires."""
+        return [at for at in (self.questions.next_deadline, self._controls.next_deadline) if at is not None]
 
     def tick(self, now: float) -> None:
-        """Deny the prompts and give up the control requests whose time is over."""
-        for prompt in self.prompts.expired(now):
-            self._answer_cli(prompt.request_id, {"behavior": "deny", "message": "nobody answered in time"})
-            self.settle(prompt.request_id, "expired", None)
+        """Answer the questions and give up the control requests whose time is over."""
+        self.questions.tick(now)
         for asked in self._controls.expired(now):
             self._reply(asked, ControlReplyBody("error", asked.request_id, error="timeout"))
 
     def process_gone(self) -> None:
         """Close everything that only that process could have settled."""
-        self.withdraw_prompts()
+        self.questions.withdraw(with_turn_only=False)
         for asked in self._controls.drop_all():
             self._reply(asked, ControlReplyBody("error", asked.request_id, error="cli_exited"))
         self._own.clear()
-
-
-def _shown_answer(control: Control, response: Raw) -> Any:
-    """A CLI's answer as a client may see it: MCP configurations hold URLs and headers and are taken out."""
-    if not isinstance(control, McpStatus):
-        return response
-    found: Any = msgspec.json.decode(response)
-    for server in found.get("mcpServers", []) if isinstance(found, dict) else []:
-        if isinstance(server, dict):
-            server.pop("config", None)
-    return found
+        if not self.bound.is_initialize_known:
+            self.handshake.refused()
+        self.on_gone()

@@ -1,4 +1,4 @@
-"""Plain HTTP on the WebSocket ports: probes, models, the chat page, metrics; and who may ask (Host and Origin).
+"""Plain HTTP on the WebSocket ports: probes, models, sessions, the chat page, metrics.
 
 Owner: none, everything here is an answer to one request; callers: ``broker.server`` (public port) and ``broker.app``
 (admin port) hand each request to ``respond`` from the ``process_request`` hook of websockets.  GET and HEAD only: that
@@ -7,9 +7,8 @@ hook never sees a body.  Nothing waits: static files are read once, at start.
 
 import gzip
 import hashlib
-import ipaddress
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 from http import HTTPStatus
@@ -21,8 +20,12 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from broker import __version__
+from broker.auth import Unauthorized
 from broker.config import Config, endpoint, is_loopback
+from broker.hosts import host_allowed, origin_allowed, own_names
+from broker.listing import BadQuery, Listing
 from broker.metrics import Metrics
+from protocol.errors import ConnectionRefused
 
 CHAT_PATH = "/v1/chat/ws"
 NOTHING: Mapping[str, str] = {}
@@ -58,52 +61,6 @@ class Readiness(Protocol):
     def is_draining(self) -> bool:
         """Whether the program is on its way out."""
         ...
-
-
-# -- who may ask -----------------------------------------------------------------------------------------------------
-
-
-def own_names(listen_host: str, port: int) -> frozenset[str]:
-    """The ``Host`` values of a listener itself: on loopback all three usual names, else its address; at its port."""
-    own = f"[{listen_host}]" if ":" in listen_host else listen_host
-    names = {own, "127.0.0.1", "localhost", "[::1]"} if is_loopback(listen_host) else {own}
-    return frozenset(f"{name}:{port}" for name in names) | (frozenset(names) if port == 80 else frozenset())
-
-
-def host_allowed(
-    values: Sequence[str], allowed: Collection[str], own: Collection[str], any_address_at: int = 0
-) -> bool:
-    """Whether the ``Host`` header names this broker; exactly one is needed.
-
-    ``allowed`` entries without a port stand for every port.  ``any_address_at``: the port at which any IP address will
-    do, for a listener on all interfaces (a rebound DNS name, which this check is against, is never an address).
-    """
-    if len(values) != 1:
-        return False
-    host = values[0].strip().lower()
-    if (match := re.fullmatch(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", host)) is None:
-        return False
-    if host in own or host in allowed or match[1] in allowed:
-        return True
-    return bool(any_address_at) and match[2] == str(any_address_at) and _is_address(match[1].strip("[]"))
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def origin_allowed(values: Sequence[str], allowed: Collection[str], own: Collection[str]) -> bool:
-    """Whether a page of this ``Origin`` may connect.  Without the header (no browser) yes; with two, no.
-
-    ``own``: the Host values of a loopback listener, whose pages may always connect; empty for another listener.
-    """
-    if not values:
-        return True
-    return len(values) == 1 and (values[0] in allowed or values[0] in {f"http://{host}" for host in own})
 
 
 # -- answers ---------------------------------------------------------------------------------------------------------
@@ -196,6 +153,7 @@ class Site:
         self._state = state
         self._own: frozenset[str] = frozenset()
         self._any_address_at = 0
+        self._details = {"isolation": config.pool.isolation, "scrub": config.cli.scrub}
 
     def listening_on(self, port: int) -> None:
         """The port that was really bound."""
@@ -209,9 +167,9 @@ class Site:
             case "/readyz":
                 return self._readyz(is_head=is_head)
             case "/health":
-                is_ready, _ = self._state.ready()
+                is_ready = self._state.ready()[0]
                 status = "draining" if self._state.is_draining() else "ok" if is_ready else "starting"
-                health = {"status": status, "version": __version__, "pool": self._state.pool()}
+                health = {"status": status, "version": __version__, "pool": self._state.pool(), **self._details}
                 return json_answer(HTTPStatus.OK, health, is_head=is_head)
             case _:
                 return None
@@ -230,8 +188,9 @@ class Site:
 class PublicSite(Site):
     """The public port.  ``respond`` gives None for what shall go on as a WebSocket handshake."""
 
-    def __init__(self, config: Config, state: Readiness, static: Path = STATIC) -> None:
+    def __init__(self, config: Config, state: Readiness, static: Path = STATIC, listing: Listing | None = None) -> None:
         super().__init__(config.server.listen, config, state)
+        self._listing = listing
         self._origins = frozenset(config.server.allowed_origins)
         self._assets = load_assets(static)
         self._models = {"data": [{"type": "model", "id": name} for name in config.models], "has_more": False}
@@ -256,9 +215,24 @@ class PublicSite(Site):
     def _page(self, path: str, request: Request, *, is_head: bool) -> Response | None:
         if path == "/v1/models":
             return json_answer(HTTPStatus.OK, self._models, is_head=is_head)
+        if path == "/v1/sessions" and self._listing is not None:
+            return _listed(self._listing, request, is_head=is_head)
         if asset := self._assets.get(path):
             return asset_answer(asset, request.headers.get_all("If-None-Match"), is_head=is_head)
         return self._probe(path, is_head=is_head)
+
+
+def _listed(listing: Listing, request: Request, *, is_head: bool) -> Response:
+    """The sessions of whoever asks, or why not."""
+    authorization, query = request.headers.get_all("Authorization"), request.path.partition("?")[2]
+    try:
+        return json_answer(HTTPStatus.OK, listing.sessions(authorization, query), is_head=is_head)
+    except Unauthorized:
+        return refusal(HTTPStatus.UNAUTHORIZED, "the token is not valid", is_head=is_head)
+    except ConnectionRefused as refused:
+        return refusal(HTTPStatus.FORBIDDEN, refused.reason, is_head=is_head)
+    except BadQuery as error:
+        return refusal(HTTPStatus.BAD_REQUEST, str(error), is_head=is_head)
 
 
 class AdminSite(Site):

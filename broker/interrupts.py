@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from msgspec import UNSET
 
+from broker.exchange import Exchange
+from broker.steering import WITHDRAWN, Steering
 from broker.turns import Turns
 from protocol import cli
 from protocol.codes import FailureReason
@@ -20,6 +22,9 @@ class Stoppable(Protocol):
     """What an interrupt needs of its session."""
 
     turns: Turns
+    exchange: Exchange
+    steering: Steering
+    is_gated: bool
 
     def fail_queued(self, reason: FailureReason, detail: str) -> None:
         """Every queued message ends unwritten."""
@@ -35,21 +40,29 @@ class Interrupts:
         self._session = session
 
     def ask(self, control: Interrupt) -> dict[str, Any]:
-        """Stop the running turn, and empty the queue if that is asked for; the receipt for the client."""
+        """Stop the running turn, and empty the queue if that is asked for; the receipt for the client.
+
+        A steered message that waits in the CLI is still queued there until the CLI has agreed to forget it.
+        """
         turns = self._session.turns
-        if control.turn is not UNSET and (turns.current is None or turns.current.id != control.turn):
+        if control.turn is not UNSET and not turns.is_running(control.turn):
             return {"stale": True}
         cancelled = turns.queued_ids if control.cancel_queued else []
         if control.cancel_queued:
-            self._session.fail_queued(FailureReason.CANCELLED, "withdrawn by an interrupt")
+            self._session.fail_queued(FailureReason.CANCELLED, WITHDRAWN)
+            self._session.steering.withdraw()
         if turns.ask_interrupt(time.monotonic()):
             self.send_due()
-        return {"still_queued": turns.queued_ids, "cancelled": cancelled}
+        return {"still_queued": [*turns.waiting_ids, *turns.queued_ids], "cancelled": cancelled}
 
     def send_due(self) -> bool:
-        """Write the interrupt that is held for the running turn, once its time has come; True when it was written."""
+        """Write the interrupt that is held for the running turn, once its time has come; True when it was written.
+
+        Not while the CLI connects to MCP servers: it would not read it, and its deadline would run.
+        """
         now, turns = time.monotonic(), self._session.turns
-        if not turns.is_interrupt_due(now):
+        is_blocked = self._session.is_gated or self._session.exchange.is_blocked
+        if is_blocked or not turns.is_interrupt_due(now):
             return False
         turns.interrupt_written(now)
         self._session.write(cli.control_line(f"interrupt-{uuid.uuid4().hex[:8]}", {"subtype": "interrupt"}))

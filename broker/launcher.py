@@ -6,17 +6,23 @@ moved.  Nothing of the broker's own environment reaches a child, and nothing sec
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from broker.errors import CliMissing, ConfigError
+from broker import scrub
+from broker.config import SCRUB_VARIABLE, Config
+from broker.errors import CliMissing, ConfigError, ProcessError
+from broker.isolation import Isolation, choose
 from broker.orphans import MARKER, kill_left_behind
+from broker.profiles import LaunchProfile
+from broker.session_directory import SessionDirectory
 
 BASELINE = (
     "-p",
@@ -25,9 +31,9 @@ BASELINE = (
     "--verbose",
     "--include-partial-messages",
     "--permission-prompt-tool=stdio",
-    "--setting-sources=",
     "--strict-mcp-config",
 )
+"""What every process is started with; the rest of its flags are its profile's."""
 QUIET = {
     "DISABLE_TELEMETRY": "1",
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
@@ -37,9 +43,21 @@ QUIET = {
 EVENTS = {
     "CLAUDE_CODE_STARTUP_FAILURE_RESULTS": "1",
     "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS": "1",
-    "CLAUDE_CODE_RESUME_INTERRUPTED_TURN": "0",
+    "CLAUDE_CODE_ENABLE_SDK_FILE_CHECKPOINTING": "true",  # without it `rewind_files` has nothing to go back to
 }
+# Not here: CLAUDE_CODE_RESUME_INTERRUPTED_TURN.  Unset is off; Claude Code 2.1.197 takes any text, "0" too, for on and
+# runs the turn that a kill interrupted once more.
+TELLS_MESSAGES = (2, 1, 329)
+"""From this version on the CLI is known to tell what becomes of a user message (``command_lifecycle``)."""
 VERSION_DEADLINE_S = 30.0
+PROBE = """set -e
+cd "$HOME"
+: >probe
+if [ -e "/proc/$1" ]; then echo "the broker's own process is still visible in /proc" >&2; exit 1; fi
+shift
+exec "$@"
+"""
+"""The directory can be written, the broker's process (the first argument) is hidden, the CLI (the rest) starts."""
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -51,46 +69,11 @@ class Cli:
     version: str
     simulated: bool
 
-
-@dataclass(frozen=True, slots=True)
-class SessionDirectory:
-    """``home``, ``work`` and ``tmp`` of one process and later of its tenant's conversation; mode 0700."""
-
-    root: Path
-
     @property
-    def home(self) -> Path:
-        """HOME; the CLI's configuration and transcripts are below it."""
-        return self.root / "home"
-
-    @property
-    def work(self) -> Path:
-        """The CLI's working directory."""
-        return self.root / "work"
-
-    @property
-    def tmp(self) -> Path:
-        """TMPDIR; also moves the sockets by which CLI processes of one user talk to each other."""
-        return self.root / "tmp"
-
-    @property
-    def config(self) -> Path:
-        """CLAUDE_CONFIG_DIR."""
-        return self.home / ".claude"
-
-    def create(self) -> None:
-        """Make the folders; harmless when they exist."""
-        for folder in (self.root, self.home, self.work, self.tmp, self.config):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    def wipe(self) -> None:
-        """Remove everything; blocking (call it from a thread).  A file that will not go is left to the next start."""
-        shutil.rmtree(self.root, ignore_errors=True)
-
-    def has_transcript(self, session_id: str) -> bool:
-        """Whether ``--resume`` of ``session_id`` has anything to read.  It is written late: a process that is killed
-        early in its first turn has left none."""
-        return any(path.stat().st_size > 0 for path in self.config.glob(f"projects/*/{session_id}.jsonl"))
+    def own_flags(self) -> tuple[str, ...]:
+        """Flags that only this version needs: an older one has to say each message again when it takes it in."""
+        found = tuple(int(part) for part in re.findall(r"\d+", self.version)[:3])
+        return () if found >= TELLS_MESSAGES else ("--replay-user-messages",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +86,27 @@ class Launch:
     marker: str
     session_id: str
     directory: SessionDirectory
+    profile: LaunchProfile
+    user: int | None = None
+    """The system user that it runs as, None for the broker's own."""
+    wrappers: int = 0
+    """How many processes stand before the CLI's own, each the only child of the one before."""
 
 
 class Launcher:
-    """Makes launches.  ``models`` maps a profile's name to its ``--model``."""
+    """Makes launches.  ``extra_env`` is the operator's, and wins; ``user_ids`` are those given to sessions alone."""
 
-    def __init__(self, cli: Cli, state_dir: Path, models: Mapping[str, str], extra_env: Mapping[str, str]) -> None:
+    def __init__(self, cli: Cli, state_dir: Path, extra_env: Mapping[str, str], user_ids: range = range(0)) -> None:
         self.cli = cli
         self._sessions = state_dir / "sessions"
-        self._models = models
         self._extra = dict(extra_env)
-        setpriv = shutil.which("setpriv")
-        if setpriv is None:
+        self._user_ids = user_ids
+        self._path = os.environ.get("PATH", "/usr/local/bin:/usr/bin:/bin")
+        if shutil.which("setpriv") is None:
             raise CliMissing("setpriv is not on PATH: install util-linux")
-        self._prefix = (setpriv, "--pdeathsig", "KILL", "--")
+        self.isolation = Isolation("none", state_dir)
+        self.is_scrubbed = False
+        self.unscrubbed_because = ""
 
     def claim_directory(self) -> None:
         """Keep ``state.dir`` for this process, until it ends: two brokers would sweep each other's conversations away.
@@ -134,34 +124,94 @@ class Launcher:
 
     def sweep_directories(self) -> None:
         """End and remove what an earlier run left: its conversations ended with it."""
-        kill_left_behind(self._sessions)
+        kill_left_behind(self._sessions, self._user_ids)
         shutil.rmtree(self._sessions, ignore_errors=True)
         self._sessions.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def fresh(self, profile: str) -> Launch:
+    def prepare(self, config: Config) -> None:
+        """Find out how processes can be kept apart, and credentials hidden from tools, by trying it.
+
+        Blocking; ``sweep_directories`` comes before.  Raises ``ConfigError`` when what is asked for cannot work here.
+        """
+        command = Path(self.cli.command[0])
+        needed = (command, command.resolve(), *([PROJECT_ROOT] if self.cli.simulated else []))
+        self.isolation = choose(config.pool, self._sessions.parent, needed, self._try_isolation)
+        self._path = self.isolation.search_path(self._path)
+        if self.cli.simulated or config.cli.scrub == "off":  # the simulator hides them without any tool
+            self.unscrubbed_because = "cli.scrub is off" if config.cli.scrub == "off" else ""
+        else:
+            example = SessionDirectory(self._sessions / str(uuid.uuid4())[:13])
+            path = self._environment(example)["PATH"]
+            self.unscrubbed_because = scrub.obstacle(path, example.tmp, lambda words: self._try(self.isolation, words))
+        self.is_scrubbed = not self.unscrubbed_because
+        if config.cli.scrub == "on" and not self.is_scrubbed:
+            raise ConfigError("cli.scrub", f"on, but {self.unscrubbed_because}", "auto, off")
+
+    def _try_isolation(self, isolation: Isolation) -> str:
+        foreign = os.getpid() if isolation.hides else "none"
+        return self._try(isolation, ("sh", "-c", PROBE, "sh", str(foreign), *self.cli.command, "--version"))
+
+    def _try(self, isolation: Isolation, words: Sequence[str]) -> str:
+        """Run ``words`` as a session's process is run; what went wrong, empty when nothing did."""
+        directory = SessionDirectory(self._sessions / "probe")
+        try:
+            directory.create()
+            argv = (*isolation.prefix(directory.root, isolation.settle(directory.root)), *words)
+            subprocess.run(
+                argv, env=self._environment(directory), cwd=directory.work, stdin=subprocess.DEVNULL,
+                capture_output=True, timeout=VERSION_DEADLINE_S, check=True, umask=0o077,
+            )  # fmt: skip
+        except subprocess.CalledProcessError as error:
+            return error.stderr.decode(errors="replace").strip()[-500:] or f"exit {error.returncode} of {words[0]}"
+        except (OSError, ProcessError, subprocess.TimeoutExpired) as error:
+            return str(error)
+        finally:
+            directory.wipe()
+        return ""
+
+    def fresh(self, profile: LaunchProfile) -> Launch:
         """A new conversation in a new directory.  Raises ``OSError`` when it cannot be made."""
+        session_id, directory = self.place()
+        return self._launch(profile, directory, session_id, f"--session-id={session_id}")
+
+    def place(self) -> tuple[str, SessionDirectory]:
+        """A session id of the CLI and a directory, both new.  Raises ``OSError`` when it cannot be made."""
         session_id = str(uuid.uuid4())
         directory = SessionDirectory(self._sessions / session_id[:13])
         directory.create()
-        return self._launch(profile, directory, session_id, f"--session-id={session_id}")
+        return session_id, directory
 
-    def again(self, profile: str, directory: SessionDirectory, session_id: str) -> tuple[Launch, bool]:
-        """A conversation's next process, and whether its transcript was found; without one it starts over."""
+    def again(
+        self, profile: LaunchProfile, directory: SessionDirectory, session_id: str, fork_of: str | None = None
+    ) -> tuple[Launch, bool]:
+        """A conversation's next process, and whether its transcript was found; without one it starts over.
+
+        ``fork_of``: the conversation, copied into ``directory``, that it branched off; it starts over from there.
+        """
         directory.create()
-        found = directory.has_transcript(session_id)
-        flag = f"--resume={session_id}" if found else f"--session-id={session_id}"
-        return self._launch(profile, directory, session_id, flag), found
+        flags = [f"--session-id={session_id}"]
+        if found := directory.has_transcript(session_id):
+            flags = [f"--resume={session_id}"]
+        elif fork_of is not None and directory.has_transcript(fork_of):
+            flags += [f"--resume={fork_of}", "--fork-session"]
+        return self._launch(profile, directory, session_id, *flags), found
 
-    def _launch(self, profile: str, directory: SessionDirectory, session_id: str, session_flag: str) -> Launch:
+    def _launch(
+        self, profile: LaunchProfile, directory: SessionDirectory, session_id: str, *session_flags: str
+    ) -> Launch:
         marker = uuid.uuid4().hex
-        argv = (*self._prefix, *self.cli.command, *BASELINE, f"--model={self._models[profile]}", session_flag)
+        flags = profile.flags(str(directory.debug_log))
+        user = self.isolation.settle(directory.root)
+        cli = (*self.cli.command, *BASELINE, *self.cli.own_flags)
+        argv = (*self.isolation.prefix(directory.root, user), *cli, *flags, *session_flags)
         environment = self._environment(directory) | {MARKER: marker}
-        return Launch(argv, environment, directory.work, marker, session_id, directory)
+        wrappers = self.isolation.wrappers
+        return Launch(argv, environment, directory.work, marker, session_id, directory, profile, user, wrappers)
 
     def _environment(self, directory: SessionDirectory) -> dict[str, str]:
         simulated = {"PYTHONPATH": str(PROJECT_ROOT), "CLAUDE_CODE_OAUTH_TOKEN": "simulated"}
         return {
-            "PATH": os.environ.get("PATH", "/usr/local/bin:/usr/bin:/bin"),
+            "PATH": self._path,
             "LANG": "C.UTF-8",
             "HOME": str(directory.home),
             "PWD": str(directory.work),
@@ -174,6 +224,7 @@ class Launcher:
             "XDG_RUNTIME_DIR": str(directory.tmp),
             **QUIET,
             **EVENTS,
+            **({SCRUB_VARIABLE: "1"} if self.is_scrubbed else {}),
             **(simulated if self.cli.simulated else {}),
             **self._extra,
         }

@@ -3,10 +3,10 @@
 Owner: ``broker.app`` makes the one ``Metrics``; callers: whoever sees the event a method is named after.  Each object
 has its own registry, so tests and several brokers in one process do not mix.  Nothing here is called per frame.
 
-Cardinality is bounded: every label has a closed set of values (the configured profiles, or a list from
-``protocol.codes``); anything else is counted as ``other``.  No label ever holds a tenant, a model of a client's choice,
-an id or a close code that a client sent.  Label pairs of counters exist from the start, so that ``rate()`` sees the
-first failure.
+Cardinality is bounded: every label has a closed set of values (the configured profiles, a list from ``protocol.codes``,
+the first few hashes); anything else is counted as ``other``.  No label ever holds a tenant, a model of a client's
+choice, an id or a close code that a client sent.  Label pairs of counters exist from the start, so that ``rate()`` sees
+the first failure.
 """
 
 import itertools
@@ -30,6 +30,7 @@ from prometheus_client.exposition import choose_encoder
 from broker import __version__
 from protocol.codes import CloseCode, DropReason, ErrorCode, FailureReason, Start, UpstreamError
 from protocol.frames import TurnCompleted, TurnFailed
+from protocol.traces import TRACES
 
 OTHER = "other"
 TTFT_BUCKETS = (
@@ -49,6 +50,11 @@ WAIT_RESULTS = ("assigned", "timeout", "cancelled", "rejected")
 CONNECTION_STATES = ("open",)
 SESSION_STATES = ("open",)
 DISCONNECTS = (*(code.label for code in CloseCode), "client", "ping_flood", "close_deadline", "broker_stopped")
+UNKNOWN_FRAMES = ("system", OTHER)
+"""A ``system`` frame of an unknown subtype, a frame of an unknown type."""
+QUESTION_KINDS = ("can_use_tool", "elicitation", "hook_callback", "mcp_message")
+QUESTION_OUTCOMES = ("allowed", "denied", "expired", "withdrawn", "refused")
+"""``refused``: by the broker, unasked."""
 PROTOCOL_ERRORS = (*ErrorCode, *(code.label for code in CloseCode))
 
 
@@ -92,7 +98,7 @@ class Metrics:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
-        pools = sorted(set(pools))
+        pools = sorted({*pools, OTHER})
 
         def counter(name: str, text: str, labels: list[str], *domains: Iterable[str]) -> _Family[Counter]:
             return _Family(Counter(name, text, labels, registry=registry), *domains, create=True)
@@ -123,6 +129,11 @@ class Metrics:
             "broker_queue_wait_seconds", "From the request for a process to its answer.", ["pool", "result"],
             WAIT_BUCKETS, pools, WAIT_RESULTS,
         )  # fmt: skip
+        self._profile_misses = Counter(
+            "broker_pool_profile_misses_total", "Wishes for a launch profile that is not configured.", ["hash"],
+            registry=registry,
+        )  # fmt: skip
+        self._profile_misses.labels(OTHER)
         self._starts = histogram("broker_process_start_seconds", "From exec to ready.", ["pool"], START_BUCKETS, pools)
         self._connections = gauge("broker_connections", "Open sockets.", ["state"], CONNECTION_STATES)
         self._sessions = gauge("broker_sessions", "Sessions in memory.", ["state"], SESSION_STATES)
@@ -133,9 +144,21 @@ class Metrics:
         self._protocol_errors = counter(
             "broker_protocol_errors_total", "What clients asked for and did not get.", ["reason"], PROTOCOL_ERRORS
         )
+        self._questions = counter(
+            "broker_cli_questions_total", "Requests of the CLI that are for clients, at their end.",
+            ["kind", "outcome"], QUESTION_KINDS, QUESTION_OUTCOMES,
+        )  # fmt: skip
         self._dropped = counter(
             "broker_cli_frames_dropped_total", "Lines of the CLI that were not forwarded.", ["reason"], DropReason
         )
+        self._quieted = counter(
+            "broker_cli_frames_quieted_total", "Frames of the CLI that only verbose sessions show.", ["type"], TRACES
+        )
+        self._unknown_frames = counter(
+            "broker_cli_unknown_frames_total",
+            "Frames of the CLI that are forwarded though nobody knows their type, or their subtype (system).",
+            ["type"], UNKNOWN_FRAMES,
+        )  # fmt: skip
         self._unknown_fields = Counter(
             "broker_unknown_fields_total", "Unknown fields dropped from frames in the SDK's shape.", registry=registry
         )
@@ -174,6 +197,10 @@ class Metrics:
         self._acquires(pool, result).inc()
         self._waits(pool, "assigned" if result in ACQUIRED else result).observe(waited_s)
 
+    def profile_missed(self, label: str) -> None:
+        """A client's options make a profile that nobody configured; ``label`` is its hash, of a bounded set."""
+        self._profile_misses.labels(label).inc()
+
     def pool_processes(self, pool: str, state: str, count: int) -> None:
         """There are ``count`` processes of ``pool`` in ``state`` now."""
         self._processes(pool, state).set(count)
@@ -200,9 +227,21 @@ class Metrics:
         """A frame or a connection was refused: an ``ErrorCode``, or ``CloseCode.label``."""
         self._protocol_errors(reason).inc()
 
+    def question_ended(self, kind: str, outcome: str) -> None:
+        """A permission prompt, an elicitation, a hook or a message for a client's MCP server was answered or closed."""
+        self._questions(kind, outcome).inc()
+
     def cli_frame_dropped(self, reason: str) -> None:
         """A line of the CLI was not forwarded."""
         self._dropped(reason).inc()
+
+    def cli_frame_unknown(self, frame_type: str) -> None:
+        """A frame that ``protocol.cli_frames`` does not list was forwarded; ``system``: one of an unknown subtype."""
+        self._unknown_frames(frame_type).inc()
+
+    def cli_frame_quieted(self, name: str) -> None:
+        """A frame of ``protocol.traces`` was left out, for want of ``verbose``."""
+        self._quieted(name).inc()
 
     def unknown_fields(self, count: int) -> None:
         """So many unknown fields were dropped from one frame."""

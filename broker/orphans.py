@@ -30,15 +30,17 @@ awaited: Final[set[int]] = set()
 """Children whose exit status ``broker.process`` waits for; nobody else may reap them."""
 
 
-async def kill_marked(marker: str, group: int) -> int:
+async def kill_marked(marker: str, group: int, user: int | None = None) -> int:
     """Kill and reap every adopted descendant of a process that has died; returns how many.
 
-    They are known by ``BROKER_SLOT=marker`` in their environment, which a dead one does not show any more, or by the
-    process group ``group``.  Killing one may hand its own children over, so it looks until a round finds none, at most
-    ``SWEEP_DEADLINE_S``.
+    They are known by ``BROKER_SLOT=marker`` in their environment, which a dead one does not show any more, by the
+    process group ``group``, or by the system ``user`` that is this session's alone.  Killing one may hand its own
+    children over, so it looks until a round finds none, at most ``SWEEP_DEADLINE_S``.
     """
     wanted = f"{MARKER}={marker}".encode()
-    return await _kill(lambda pid: _group(pid) == group or wanted in _environment(pid))
+    return await _kill(
+        lambda pid: _group(pid) == group or wanted in _environment(pid) or (user is not None and _user(pid) == user)
+    )
 
 
 def reap_strays() -> int:
@@ -52,16 +54,19 @@ async def kill_adopted() -> int:
     return await _kill(lambda pid: any(entry.startswith(prefix) for entry in _environment(pid)))
 
 
-def kill_left_behind(sessions: Path) -> int:
-    """Kill what an earlier broker that was killed itself has left: by the marker, and a HOME below ``sessions``.
+def kill_left_behind(sessions: Path, user_ids: range = range(0)) -> int:
+    """Kill what an earlier broker that was killed itself has left: by the marker, and a HOME below ``sessions``, or by
+    one of ``user_ids`` that a directory there belongs to.
 
     Its CLIs died with it, but not what they had started.  These are children of another process, which reaps them.
     """
     prefixes = (f"{MARKER}=".encode(), f"HOME={sessions}/".encode())
+    users = {entry.lstat().st_uid for entry in _entries(sessions)} & set(user_ids)
     killed = 0
     for pid in [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]:
         environment = _environment(pid)
-        if all(any(entry.startswith(prefix) for entry in environment) for prefix in prefixes):
+        is_marked = all(any(entry.startswith(prefix) for entry in environment) for prefix in prefixes)
+        if is_marked or (users and _user(pid) in users):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
@@ -96,6 +101,22 @@ def _group(pid: int) -> int | None:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[2])
     except OSError:
         return None
+
+
+def _user(pid: int) -> int | None:
+    """The real user id, also of a zombie (proc_pid_status(5))."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Uid:"))
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _environment(pid: int) -> list[bytes]:

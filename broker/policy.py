@@ -1,49 +1,38 @@
-"""What a tenant may ask for, judged by the effect, whatever frame carries it.
+"""What a tenant may ask for, frame by frame; the effects themselves are judged in ``broker.effects``.
 
-Pure.  Callers: ``broker.session``.  Every refusal is a ``ClientError(option_not_allowed)`` that names the option and
-the setting of the operator that forbids it.
+Pure but for looking at directories.  Callers: ``broker.connection``, ``broker.session``, ``broker.exchange``.  Every
+refusal is a ``ClientError(option_not_allowed)`` that names the option and the setting of the operator that forbids it.
 """
 
 import re
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from urllib.parse import SplitResult, urlsplit
+from typing import Any, get_args
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
-from broker.config import Policy
+from broker.config_policy import Policy, SpecialOption
+from broker.effects import Effects
 from protocol.codes import CloseCode, ErrorCode
-from protocol.controls import AddRules
+from protocol.content import Content, TextBlock
+from protocol.controls import (
+    AddRules,
+    ApplyFlagSettings,
+    Control,
+    Initialize,
+    McpSetServers,
+    SetCredentials,
+    SetModel,
+    SetPermissionMode,
+)
 from protocol.errors import ClientError, ConnectionRefused
-from protocol.frames import Content, Hello, TextBlock
 from protocol.options import SessionOptions
 
 _COMMAND = re.compile(r"[\s\ufeff]*/")
 """What the CLI's trim() takes away before it looks for a command: white space and the byte order mark."""
-_BRACKETED = re.compile(r"\[[^\]]*\](:\d*)?")
-_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)+")
-_HERE = (".localhost", ".localdomain", ".local", ".internal")
-_DOTS = re.compile(r"/(\.|%2e){1,2}(/|$)", re.IGNORECASE)
-_UNICAST = IPv6Network("2000::/3")
-_SPECIAL = (IPv4Network("192.0.0.0/24"), IPv4Network("224.0.0.0/4"), IPv6Network("2002::/16"))
-"""Addresses that ``is_global`` lets through: a cloud's metadata lives in the first; 6to4 hides an IPv4 address."""
 
 
-def _refuse(what: str, setting: str, ref: str | None = None, close: CloseCode | None = None) -> ClientError:
-    return ClientError(ErrorCode.OPTION_NOT_ALLOWED, f"{what}: not allowed (policy.{setting})", close=close, ref=ref)
-
-
-def check_supported(hello: Hello) -> None:
-    """Refuse what the protocol names and this version has not built; nothing is accepted and ignored."""
-    unbuilt = {
-        f"session.mode {hello.session.mode!r}": hello.session.mode in ("continue", "fork"),
-        f"role {hello.role!r}": hello.role == "observer",
-        f"view {hello.view!r}": hello.view == "messages",
-    }
-    for what, is_asked in unbuilt.items():
-        if is_asked:
-            raise ClientError(
-                ErrorCode.BAD_OPTIONS, f"{what}: not supported by this version", close=CloseCode.BAD_FRAME
-            )
+SPECIAL_OPTIONS = get_args(SpecialOption)
+INITIALIZE_OPTIONS = ("system_prompt", "append_system_prompt", "agents", "json_schema")
 
 
 def subject(entitled: str, named: str | None) -> str:
@@ -65,89 +54,78 @@ def check_credentials(options: SessionOptions, policy: Policy, *, is_needed: boo
         raise ClientError(ErrorCode.CREDENTIALS_REQUIRED, message, close=CloseCode.BIND_FAILED)
 
 
-def check_options(options: SessionOptions, policy: Policy) -> None:
-    """Judge hello's options; a refusal closes with 4503."""
-    if options.credentials is not UNSET:
-        if policy.credentials == "server":
-            raise _refuse("credentials", "credentials", close=CloseCode.NOT_ALLOWED)
-        base_url = options.credentials.base_url
-        if base_url is not UNSET and base_url not in policy.base_urls:
-            raise _refuse("credentials.base_url", "base_urls", close=CloseCode.NOT_ALLOWED)
-    if options.permission_mode is not UNSET:
-        check_mode(options.permission_mode, policy, close=CloseCode.NOT_ALLOWED)
-    if options.mcp_servers is not UNSET:
-        for name, server in options.mcp_servers.items():
-            if not may_reach(server.url, policy):
-                raise _refuse(f"mcp_servers.{name}.url", "mcp_url_prefixes", close=CloseCode.NOT_ALLOWED)
+def check_options(options: SessionOptions, policy: Policy) -> SessionOptions:
+    """Judge hello's options; returns them with their directories resolved.  A refusal closes with 4503."""
+    _check_initialize(options)
+    judge = Effects(policy, close=CloseCode.NOT_ALLOWED)
+    for name in SPECIAL_OPTIONS:
+        if getattr(options, name) is not UNSET and name not in policy.options:
+            raise judge.refusal(name, "options")
+    judge.credentials(options.credentials)
+    judge.model("model", options.model)
+    judge.model("fallback_model", options.fallback_model)
+    judge.mode("permission_mode", options.permission_mode)
+    judge.mcp_servers("mcp_servers", options.mcp_servers)
+    judge.agents(options.agents)
+    resolved: dict[str, Any] = {}
+    if options.settings is not UNSET:
+        resolved["settings"] = judge.settings(options.settings)
+    if options.add_dirs is not UNSET:
+        resolved["add_dirs"] = judge.directories("add_dirs", options.add_dirs)
+    if options.plugin_dirs is not UNSET:
+        resolved["plugin_dirs"] = judge.plugins(options.plugin_dirs)
+    return replace(options, **resolved) if resolved else options
 
 
-def check_mode(mode: str, policy: Policy, ref: str | None = None, close: CloseCode | None = None) -> None:
-    """Judge a permission mode, from hello or from a control request."""
-    if mode not in policy.permission_modes:
-        raise _refuse(f"permission_mode {mode!r}", "permission_modes", ref, close)
+def _check_initialize(options: SessionOptions) -> None:
+    """What the client's own ``initialize`` brings, hello must not bring too."""
+    for name in INITIALIZE_OPTIONS if options.initialize == "client" else ():
+        if getattr(options, name) is not UNSET:
+            message = f"with initialize: client, the client's own initialize brings it - at `$.options.{name}`"
+            raise ClientError(ErrorCode.BAD_OPTIONS, message, close=CloseCode.BAD_FRAME)
 
 
-def check_content(content: Content, policy: Policy, ref: str | None) -> None:
+def check_control(control: Control, policy: Policy, ref: str) -> Control:
+    """Judge a client's control request; returns it with its directories resolved."""
+    judge = Effects(policy, ref=ref)
+    match control:
+        case SetModel(model=model):
+            judge.model("model", model)
+        case SetPermissionMode(mode=mode):
+            judge.mode("permission_mode", mode)
+        case SetCredentials(credentials=credentials):
+            judge.credentials(credentials)
+        case McpSetServers(servers=servers):
+            judge.mcp_servers("servers", servers)
+        case ApplyFlagSettings(settings=settings):
+            return ApplyFlagSettings(judge.settings(settings))
+        case Initialize(agents=agents, hooks=hooks):
+            judge.agents(agents)
+            if hooks and not policy.hooks:
+                raise judge.refusal("hooks", "hooks")
+        case _:  # nothing that a policy could forbid
+            pass
+    return control
+
+
+def check_content(content: Content, policy: Policy, ref: str | None) -> bool:
     """Refuse text that the CLI may take for a command of its own: ``/clear`` changes the session, ``/model`` the model.
 
-    A CLI older than 2.1.248 runs it even when the message is marked as composed by a client.
+    A CLI older than 2.1.248 runs it even when the message is marked as composed by a client.  Returns whether it is a
+    command, one that is allowed.
     """
-    if policy.slash_commands:
-        return
     texts = [content] if isinstance(content, str) else [b.text for b in content if isinstance(b, TextBlock)]
-    if any(_COMMAND.match(text) for text in texts):
-        raise _refuse("text that begins with '/'", "slash_commands", ref)
+    is_command = any(_COMMAND.match(text) for text in texts)
+    if is_command and not policy.slash_commands:
+        raise Effects(policy, ref).refusal("text that begins with '/'", "slash_commands")
+    return is_command
 
 
 def check_updates(updates: list[AddRules], policy: Policy, ref: str) -> None:
     """Judge the permission rules that come with an answer: only for this session, only where the policy lets them."""
+    judge = Effects(policy, ref)
     for update in updates:
         if update.destination != "session":
-            raise _refuse(f"updatedPermissions to {update.destination}", "session_permission_rules", ref)
+            raise judge.refusal(f"updatedPermissions to {update.destination}", "session_permission_rules")
         if not policy.session_permission_rules:
-            raise _refuse("updatedPermissions", "session_permission_rules", ref)
-
-
-def may_reach(url: str, policy: Policy) -> bool:
-    """Whether an MCP server's URL may be contacted from this machine.
-
-    Loopback, link-local, private and other special addresses are refused unless a prefix of the policy names them; a
-    host *name* that resolves to one is the network's business (run the CLI behind an egress filter).
-    """
-    parts = _plain(url)
-    if parts is None:
-        return False
-    if not _DOTS.search(parts.path) and any(_is_below(url, prefix) for prefix in policy.mcp_url_prefixes):
-        return True
-    host = parts.hostname or ""
-    if _BRACKETED.fullmatch(parts.netloc):
-        return _is_public(host)
-    name = host.removesuffix(".")
-    if not _NAME.fullmatch(name) or name.endswith(_HERE):
-        return False
-    # Resolvers take 0x7f.1, 017700000001 and 2130706433 for addresses too: what ends in a number must be a plain one.
-    last = name.rpartition(".")[2]
-    return _is_public(name) if last.isdigit() or last.startswith("0x") else True
-
-
-def _plain(url: str) -> SplitResult | None:
-    """The parts of a URL that every parser reads alike, else None: browsers and the CLI take ``\\`` for ``/``, decode
-    ``%31`` in a host and map other scripts' digits and dots to ASCII."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return None
-    return parts if url.isascii() and "\\" not in url and not set("@%") & set(parts.netloc) else None
-
-
-def _is_below(url: str, prefix: str) -> bool:
-    return url == prefix or url.startswith(prefix.rstrip("/") + "/")
-
-
-def _is_public(host: str) -> bool:
-    try:
-        address: IPv4Address | IPv6Address = ip_address(host)
-    except ValueError:
-        return False
-    is_unicast = address.version == 4 or address in _UNICAST
-    return address.is_global and is_unicast and not any(address in network for network in _SPECIAL)
+            raise judge.refusal("updatedPermissions", "session_permission_rules")

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 import anyio.abc
+import msgspec
 import structlog
 
 from broker.child import Again, Child, Lease
@@ -21,8 +22,14 @@ from broker.launcher import Launcher
 from broker.metrics import Metrics
 from broker.orphans import reap_strays
 from broker.pacing import Pacing
-from broker.slots import PoolFull, Slot, Slots, SlotState, Target, Waiter
-from protocol.codes import CloseCode, ErrorCode, FailureReason
+from broker.profiles import OTHER, Choice, SpawnOptions, choose
+from broker.session_directory import SessionDirectory
+from broker.slot import Slot, SlotState, Waiter
+from broker.slots import PoolFull, Slots, Target
+from broker.unknown_profiles import UnknownProfiles
+from broker.waiting_room import WaitingRoom, Wish
+from protocol.codes import CloseCode, ErrorCode, FailureReason, MissReason
+from protocol.errors import ClientError
 
 log = structlog.get_logger(__name__)
 
@@ -42,16 +49,17 @@ class Pool:
         self._launcher = launcher
         self._metrics = metrics
         self.profiles = config.pool.profiles
+        self._launches = {name: profile.launch for name, profile in self.profiles.items()}
+        self._unknown = UnknownProfiles()
+        targets = {name: Target(profile.warm, profile.max, profile.reserve) for name, profile in self.profiles.items()}
         self._slots = Slots(
-            {name: Target(profile.warm, profile.max, profile.reserve) for name, profile in self.profiles.items()},
+            targets | {OTHER: Target(0)},
             max_processes=config.pool.process_limit,
             max_waiting=config.pool.max_waiting,
             spawn_concurrency=config.pool.spawn_concurrency,
         )
         self._children: dict[int, Child] = {}
-        self._agains: dict[Waiter, Again] = {}
-        self._served: dict[Waiter, anyio.Event] = {}
-        self._told: dict[Waiter, Callable[[int], None]] = {}
+        self._room = WaitingRoom()
         self._changed = anyio.Event()
         self._pacing = Pacing()
         self._bind_turns = anyio.Semaphore(BINDS_AT_ONCE)
@@ -65,6 +73,10 @@ class Pool:
     def is_simulated(self) -> bool:
         """Whether that program is the simulator."""
         return self._launcher.cli.simulated
+
+    def place(self) -> tuple[str, SessionDirectory]:
+        """A session id of the CLI and a directory, for a conversation that branches off.  Raises ``OSError``."""
+        return self._launcher.place()
 
     # -- running --
 
@@ -104,12 +116,15 @@ class Pool:
         for slot in plan.retire:
             self._children[slot.id].scope.cancel()
         for slot in plan.start:
-            again = self._agains.get(slot.reserved_for) if slot.reserved_for is not None else None
-            self._children[slot.id] = child = Child(again)
+            self._children[slot.id] = child = self._make_child(slot)
             group.start_soon(self._supervise, slot, child, name=f"slot-{slot.id}")
-        for position, waiter in enumerate(self._slots.waiting, 1):
-            if waiter in self._told:
-                self._told[waiter](position)
+        self._room.tell(self._slots.waiting)
+
+    def _make_child(self, slot: Slot) -> Child:
+        if slot.reserved_for is None:
+            return Child(self._launches[slot.profile], None)
+        wish = self._room.wish(slot.reserved_for)
+        return Child(wish.choice.profile, wish.again)
 
     def _recycle(self) -> None:
         """Retire spares that are too old or too large; a replacement is started by the next plan."""
@@ -125,15 +140,15 @@ class Pool:
                 self._children[slot.id].scope.cancel()
 
     def _publish(self) -> None:
-        for profile in self.profiles:
+        for profile in (*self.profiles, OTHER):
             for state in SlotState:
                 if state is not SlotState.GONE:
                     self._metrics.pool_processes(profile, state, self._slots.count(profile, state))
 
     def statistics(self) -> dict[str, dict[str, int]]:
-        """Processes by profile and state, and who waits."""
+        """Processes by profile and state; those whose profile nobody configured are ``other``."""
         states = [state for state in SlotState if state is not SlotState.GONE]
-        return {name: {s.value: self._slots.count(name, s) for s in states} for name in self.profiles}
+        return {name: {s.value: self._slots.count(name, s) for s in states} for name in (*self.profiles, OTHER)}
 
     @property
     def is_full(self) -> bool:
@@ -142,9 +157,13 @@ class Pool:
 
     @property
     def is_ready(self) -> bool:
-        """A spare is warm, or none is wanted."""
+        """A spare is warm, or none is wanted, or none can be kept."""
+        now = time.monotonic()
         return any(
-            profile.warm == 0 or self._slots.count(name, SlotState.WARM) or self._slots.count(name, SlotState.LEASED)
+            profile.warm == 0
+            or self._slots.count(name, SlotState.WARM)
+            or self._slots.count(name, SlotState.LEASED)
+            or self._slots.is_resting(name, now)
             for name, profile in self.profiles.items()
         )
 
@@ -156,8 +175,7 @@ class Pool:
             try:
                 with child.scope:
                     await self._bring_up(slot, child)
-                    assert child.process is not None
-                    await child.process.supervise()
+                    await child.supervise()
                     self._on_exit(slot, child)
             finally:
                 with anyio.CancelScope(shield=True):
@@ -169,22 +187,23 @@ class Pool:
             log.exception("process.supervisor_failed", slot=slot.id)
 
     async def _bring_up(self, slot: Slot, child: Child) -> None:
-        is_spare = child.again is None and not self._slots.waiting
+        is_spare = slot.reserved_for is None and not self._slots.waiting
         started = time.monotonic()
-        await child.bring_up(self._launcher, slot.profile, self._config.start_timeout_s, is_urgent=not is_spare)
+        await child.bring_up(self._launcher, self._config.start_timeout_s, is_urgent=not is_spare)
         took, pid = time.monotonic() - started, child.process.pid if child.process is not None else None
         self._metrics.process_started(slot.profile, took)
         log.info("process.ready", slot=slot.id, pid=pid, start_s=round(took, 3))
-        waiter = self._slots.ready(slot)
+        self._unknown.started(child.profile)
+        waiter = self._slots.ready(slot, time.monotonic())
         if waiter is not None:
-            self._serve(waiter)
+            self._room.settle(waiter)
         self._wake()
 
     def _on_exit(self, slot: Slot, child: Child) -> None:
         assert child.process is not None
         if slot.state is SlotState.WARM:
             log.warning("pool.spare_died", slot=slot.id, returncode=child.process.returncode)
-            self._slots.stop(slot)
+            self._slots.spare_died(slot, time.monotonic(), random.random())
         if child.lease is not None:
             child.lease.on_exit()
 
@@ -194,11 +213,11 @@ class Pool:
             log.info("process.gone", slot=slot.id, pid=child.process.pid, returncode=child.process.returncode)
         own = slot.reserved_for
         if own is not None:
-            own.is_refused = child.has_refused
+            own.is_refused, own.words = child.has_refused, child.last_words
         if self._slots.exited(slot, time.monotonic(), random.random()):
             self._refuse_if_broken(slot.profile)
         if own is not None:
-            self._serve(own)
+            self._room.settle(own)
         del self._children[slot.id]
         await child.wipe()
         self._wake()
@@ -207,33 +226,46 @@ class Pool:
         if self._slots.breaker_retry_s(profile, time.monotonic()) is not None:
             log.error("pool.breaker_open", profile=profile)
             for waiter in self._slots.refuse_all(profile):
-                self._serve(waiter)
-
-    def _serve(self, waiter: Waiter) -> None:
-        served = self._served.get(waiter)
-        if served is not None:
-            served.set()
+                self._room.settle(waiter)
 
     # -- leasing --
 
+    def choose(self, model: str | None, options: SpawnOptions) -> Choice:
+        """The profile for a conversation that wishes these."""
+        return choose(self._launches, model, options)
+
+    def _meet(self, choice: Choice, now: float) -> None:
+        """Count a wish for a profile that nobody configured, and tell an operator of it once.
+
+        Raises ``ClientError(bind_failed)`` while it is not tried again after a failure.
+        """
+        label, is_new = self._unknown.met(choice.profile)
+        self._metrics.profile_missed(label)
+        if is_new:
+            log.info("pool.profile_unknown", hash=label, profile=msgspec.to_builtins(choice.profile))
+        words = self._unknown.held_back(choice.profile, now)
+        if words is not None:
+            raise self._refused(choice, words)
+
     @asynccontextmanager
     async def lease(
-        self, profile: str, tenant: str, *, again: Again | None, on_position: Callable[[int], None]
+        self, choice: Choice, tenant: str, *, again: Again | None, on_position: Callable[[int], None]
     ) -> AsyncIterator[Lease]:
         """Hold one process.  It is stopped when the block ends and never leased again.
 
         ``again``: the next process of a conversation, started for it alone.  ``on_position`` is told the place in the
         queue, from 1, at each change.  Raises ``BrokerError``: ``pool_unavailable`` at once when nobody may wait, or
-        close 4005 after ``pool.queue_timeout_s``.  A cancel while waiting loses the place in the queue, nothing else.
+        close 4005 after ``pool.queue_timeout_s``; ``ClientError(bind_failed)`` when the CLI does not start with options
+        that nobody configured.  A cancel while waiting loses the place in the queue, nothing else.
         """
         asked = time.monotonic()
-        waiter = await self._acquire(profile, tenant, again, on_position)
+        waiter = await self._acquire(choice, tenant, again, on_position)
         slot = waiter.slot
         assert slot is not None
         assert slot.start is not None
         self._pacing.leased(time.monotonic())
-        lease = self._children[slot.id].make_lease(profile, slot.start, slot.miss_reason)
-        self._metrics.acquired(profile, slot.start.value, time.monotonic() - asked)
+        lease = self._children[slot.id].make_lease(choice.pool, slot.start, slot.miss_reason)
+        self._metrics.acquired(choice.pool, slot.start.value, time.monotonic() - asked)
         self._wake()
         try:
             yield lease
@@ -245,45 +277,54 @@ class Pool:
             self._wake()
 
     async def _acquire(
-        self, profile: str, tenant: str, again: Again | None, on_position: Callable[[int], None]
+        self, choice: Choice, tenant: str, again: Again | None, on_position: Callable[[int], None]
     ) -> Waiter:
         asked = time.monotonic()
+        miss = None if choice.is_configured or again is not None else MissReason.NO_PROFILE
+        if miss is not None:
+            self._meet(choice, asked)
         try:
-            waiter = self._slots.acquire(profile, tenant, asked, own_start=again is not None)
+            waiter = self._slots.acquire(choice.pool, tenant, asked, own_start=bool(again or miss), miss=miss)
         except PoolFull as full:
-            self._metrics.acquired(profile, "rejected", 0.0)
+            self._metrics.acquired(choice.pool, "rejected", 0.0)
             raise _unavailable(full.message, full.retry_after_s) from full
         if waiter.slot is not None:
             return waiter
-        self._served[waiter] = served = anyio.Event()
-        self._told[waiter] = on_position
-        if again is not None:
-            self._agains[waiter] = again
-        self._wake()
         try:
-            with anyio.move_on_after(self._config.queue_timeout_s):
-                await served.wait()
+            wish = Wish(choice, again, on_position)
+            was_settled = await self._room.wait(waiter, wish, self._config.queue_timeout_s, self._wake)
         except anyio.get_cancelled_exc_class():
             self._give_back(waiter)
             raise
         finally:
             self._slots.withdraw(waiter)
-            self._served.pop(waiter, None)
-            self._told.pop(waiter, None)
-            self._agains.pop(waiter, None)
             self._wake()  # whoever waits behind moves on
         if waiter.is_served:
             return waiter
         if waiter.is_failed:
-            kind = ResumeRefused if waiter.is_refused else ProcessError
-            raise kind(FailureReason.CLI_EXITED, "the process could not be started again")
+            raise self._start_failed(waiter, choice)
         waited = time.monotonic() - asked
-        if served.is_set():
-            self._metrics.acquired(profile, "rejected", waited)
+        if was_settled:
+            self._metrics.acquired(choice.pool, "rejected", waited)
             raise _unavailable("processes keep failing to start", 5.0)
-        self._metrics.acquired(profile, "timeout", waited)
+        self._metrics.acquired(choice.pool, "timeout", waited)
         message = f"no process within pool.queue_timeout_s = {self._config.queue_timeout_s:g}"
         raise BrokerError(ErrorCode.POOL_UNAVAILABLE, message, close=CloseCode.QUEUE_TIMEOUT, retry_after_ms=5000)
+
+    def _start_failed(self, waiter: Waiter, choice: Choice) -> ClientError | ProcessError:
+        """The process that was started for this waiter alone did not come up."""
+        if waiter.is_restore:
+            kind = ResumeRefused if waiter.is_refused else ProcessError
+            return kind(FailureReason.CLI_EXITED, "the process could not be started again")
+        if not waiter.is_refused:
+            return ProcessError(FailureReason.CLI_EXITED, "the process could not be started")
+        self._unknown.failed(choice.profile, waiter.words, time.monotonic(), random.random())
+        return self._refused(choice, waiter.words)
+
+    def _refused(self, choice: Choice, words: str) -> ClientError:
+        self._metrics.acquired(choice.pool, "rejected", 0.0)
+        message = f"the CLI does not start with these options: {words or 'it said nothing'}"
+        return ClientError(ErrorCode.BIND_FAILED, message, close=CloseCode.BIND_FAILED)
 
     def _give_back(self, waiter: Waiter) -> None:
         """Cancelled in the moment of being served: the process is ended, not handed on."""

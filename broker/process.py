@@ -166,7 +166,8 @@ class Process:
     def _reap(self) -> int:
         code = self._popen.wait()
         orphans.awaited.discard(self.pid)
-        return code
+        # A wrapper tells of a signal as a shell does.
+        return 128 - code if self._launch.wrappers and code > 128 else code
 
     async def supervise(self) -> None:
         """Wait for the death, read what is left, end the tree, close the pipes; then ``exited`` is set.
@@ -179,7 +180,7 @@ class Process:
             group.cancel_scope.cancel()
         with anyio.move_on_after(DRAIN_AFTER_DEATH_S):
             await self.stdout_closed.wait()
-        await orphans.kill_marked(self._launch.marker, self.pid)
+        await orphans.kill_marked(self._launch.marker, self.pid, self._launch.user)
         self._close_pipes()
         self.exited.set()
 
@@ -234,9 +235,12 @@ class Process:
 
     @property
     def resident_bytes(self) -> int:
-        """Resident memory of the process itself, 0 when it is gone."""
+        """Resident memory of the CLI's own process, 0 when it is gone."""
         try:
-            return int(Path(f"/proc/{self.pid}/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGESIZE")
+            pid = self.pid
+            for _ in range(self._launch.wrappers):
+                pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+            return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGESIZE")
         except (OSError, IndexError):
             return 0
 

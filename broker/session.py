@@ -10,39 +10,36 @@ import time
 import uuid
 from collections.abc import Callable
 
-import structlog
 from msgspec import UNSET
 
 from broker import policy, watchdog
 from broker.auth import Identity
 from broker.binding import expected_key_source
-from broker.config import Config, Policy
+from broker.config import Config
+from broker.config_policy import Policy
 from broker.errors import ProcessError
-from broker.exchange import Exchange, Reader
+from broker.exchange import Exchange
 from broker.interrupts import Interrupts
+from broker.message_ids import Repeat, digest
 from broker.metrics import Metrics
 from broker.process import Process
+from broker.reader import Reader
 from broker.replay import ReplayLog
-from broker.turns import Repeat, Turn, TurnEvent, Turns, digest
-from protocol import cli, codec
+from broker.steering import Steering
+from broker.terminals import Terminals
+from broker.turn import Turn, TurnEvent
+from broker.turns import Turns
+from protocol import cli, codec, traces
+from protocol.cli_frames import FORWARDED, SYSTEM_SUBTYPES
 from protocol.codes import DropReason, FailureReason
 from protocol.controls import Control, Interrupt
-from protocol.frames import (
-    Accepted,
-    Dropped,
-    Message,
-    ServerFrame,
-    TurnCompleted,
-    TurnFailed,
-    User,
-    UserMessage,
-)
+from protocol.frames import Accepted, Dropped, Message, ServerFrame, User, UserMessage
 from protocol.lines import Line, Oversized
 from protocol.media import describe
 from protocol.wire import text_frame
 
-log = structlog.get_logger(__name__)
-
+PASSED_ON = FORWARDED - traces.TRACE_TYPES - {"user"}
+"""Types of frames that mean nothing to the broker and that every client gets."""
 BUSY_GRACE_S = 5.0
 """How long a queued message waits for a CLI that has given its ``result`` and does not say that it is idle."""
 
@@ -57,7 +54,9 @@ class Session:
         self._metrics = metrics
         self.log = ReplayLog(uuid.uuid4().hex[:12], config.replay.frames, config.replay.bytes)
         self.turns = Turns(config.turn.queue)
-        self.exchange = Exchange(self, identity.policy, config.turn.permission_timeout_s)
+        self.exchange = Exchange(self, identity.policy, config)
+        self.terminals = Terminals(self, metrics)
+        self.steering = Steering(self)
         self.interrupts = Interrupts(self)
         self.readers: list[Reader] = []
         self.process: Process | None = None
@@ -67,6 +66,8 @@ class Session:
         self.is_binding = self.is_gated = False
         """The process owes answers that guard safety, or MCP servers are still being bound: no user line yet."""
         self.is_cli_busy = False
+        self.is_verbose = False
+        """Clients get everything that the CLI says, traces of its work too."""
         self._busy_until = 0.0
         self.last_terminal_at = time.monotonic()
         self.kill_reason: str | None = None
@@ -74,7 +75,8 @@ class Session:
         self.on_awaiting_first_token: Callable[[int], None] = lambda change: None
         self.lines_before_turn: Callable[[], bytes] = bytes
         """What the process has to be told before its next user line: options that a new hello changed."""
-        self._key_source_checked = False
+        self._expected_key_source: str | None = None
+        """What the next ``system/init`` has to name; None when that is settled."""
 
     def judge_by(self, limits: Policy) -> None:
         """A connection attached under this policy: it holds from now on."""
@@ -105,15 +107,19 @@ class Session:
         content = frame.message.content if isinstance(frame, User) else frame.content
         given = frame.uuid if isinstance(frame, User) else frame.id
         message_id = given if given is not UNSET else str(uuid.uuid4())
-        policy.check_content(content, self.policy, message_id)
-        line = cli.user_line(message_id, content)
+        is_command = policy.check_content(content, self.policy, message_id)
+        line = cli.user_line(message_id, content, is_command=is_command)
         turn = Turn(message_id, line, content, reader.instance, received_at)
-        outcome = self.turns.submit(turn, digest(line))
+        is_steering = frame.steer and self.steering.is_possible
+        outcome = self.turns.submit(turn, digest(line), time.monotonic() if is_steering else None)
         if isinstance(outcome, Repeat):
             reader.send(Accepted(message_id, 0, duplicate=True, outcome=outcome.outcome))
             return
         reader.send(Accepted(message_id, outcome))
-        if not self.start_next():
+        is_queued = not is_steering and not self.start_next()
+        if is_steering:
+            is_queued = self._write(turn, cli.user_line(message_id, content, is_command=is_command, is_steering=True))
+        if is_queued:
             self.publish(Message(message_id, "queued", reader.instance, describe(content)))
             self.wake_task()
 
@@ -124,26 +130,35 @@ class Session:
             return not self.turns.queued_ids
         if self.turns.current is None and process.is_dead:
             return not self.turns.queued_ids  # it waits for the next process, unwritten
-        now = time.monotonic()
-        turn = self.turns.start_next(now)
-        if turn is None:
-            return not self.turns.queued_ids
-        self.on_awaiting_first_token(+1)
+        turn = self.turns.start_next(time.monotonic())
+        if turn is not None:
+            self.terminals.await_first_token(turn)
+            if self._write(turn, self.lines_before_turn() + turn.line):
+                self.announce(turn)
+        return not self.turns.queued_ids
+
+    def _write(self, turn: Turn, lines: bytes) -> bool:
+        """Give a message to the CLI; a process that takes none any more is ended, and the message with it."""
+        process, began = self.process, time.monotonic()
+        assert process is not None
         try:
-            process.write(self.lines_before_turn() + turn.line)
+            process.write(lines)
         except ProcessError as error:
             self._kill(error.reason, error.detail)
-            return True
-        turn.overhead_s += time.monotonic() - now
+            return False
+        turn.overhead_s += time.monotonic() - began
         turn.line = b""
+        return True
+
+    def announce(self, turn: Turn) -> None:
+        """Tell everybody that the CLI works on a message from now on."""
         turn.first_seq = self.log.head + 1
         self.publish(Message(turn.id, "started", turn.by, describe(turn.content)))
         self.wake_task()
-        return not self.turns.queued_ids
 
     def cancel(self, message_id: str) -> None:
         """Withdraw a queued message; raises ``ClientError`` when it is not queued."""
-        self._terminal(self.turns.cancel(message_id), None)
+        self.terminals.publish([(self.turns.cancel(message_id), None)])
 
     # -- the CLI's lines: the hot path -----------------------------------------------------------------------------
 
@@ -169,7 +184,7 @@ class Session:
                 if turn is not None and turn.first_delta_at is None and found.is_visible_delta:
                     turn.first_delta_at = began
                     turn.advance(TurnEvent.DELTA)
-            elif found.type in _ACTED_ON:
+            elif found.type not in PASSED_ON:
                 self._act(line, found, began)
                 turn = turns.current
                 continue
@@ -186,11 +201,7 @@ class Session:
         """Wake the readers; a first delta counts as delivered once they have been given it."""
         self.wake_readers()
         if turn is not None and turn.first_delta_at is not None and turn.ttft_s is None:
-            now = time.monotonic()
-            turn.ttft_s = now - turn.received_at
-            turn.overhead_s += now - began
-            self._metrics.first_token(self.pool, self.start, turn.ttft_s)
-            self.on_awaiting_first_token(-1)
+            self.terminals.first_token_delivered(turn, began)
 
     def _drop(self, line: bytes, reason: DropReason) -> None:
         if line.strip():
@@ -203,20 +214,23 @@ class Session:
             case "control_response":
                 self.exchange.on_answer(line)
             case "control_request":
-                self.exchange.on_request(line)
+                self.exchange.questions.on_request(line)
                 self.wake_task()  # the prompt has a deadline
             case "control_cancel_request":
-                self.forward(line)
-                self.exchange.settle(found.request_id, "withdrawn", None)
+                self.exchange.questions.on_cancel(line, found.request_id)
             case "system":
-                self.forward(line)
+                self._tell(line, found)
                 self._on_system(line, found)
             case "result":
                 self.forward(line)
                 self._flush(self.turns.current, began)
                 self._on_result(line)
-            case _:  # keep_alive: between the CLI and its host
-                pass
+            case kind if kind in FORWARDED:
+                self._tell(line, found)
+                self.steering.on_sign(line, found)
+            case unknown if unknown != "keep_alive":  # that is between the CLI and its host
+                self.forward(line)
+                self._metrics.cli_frame_unknown(unknown)
 
     def forward(self, line: bytes) -> int:
         """Number and log a line of the CLI; the readers are woken at the end of the batch."""
@@ -224,10 +238,22 @@ class Session:
             self.turns.current.frames += 1
         return self._append(line)
 
+    def _tell(self, line: bytes, found: cli.Peek) -> None:
+        """Forward a line unless it is a trace of the CLI's work, which only a verbose session shows."""
+        name = None if self.is_verbose else traces.trace_name(found, line)
+        if name is None or (name == traces.REPLAY and not self.turns.knows(traces.replayed(line))):
+            self.forward(line)
+        else:
+            self._metrics.cli_frame_quieted(name)
+
     @property
     def has_process(self) -> bool:
         """Whether a CLI is bound to this session now."""
         return self.process is not None
+
+    def count_question(self, kind: str, outcome: str) -> None:
+        """A request of the CLI that is for clients came to its end."""
+        self._metrics.question_ended(kind, outcome)
 
     def settled(self) -> None:
         """A prompt was closed: silence counts from now."""
@@ -245,8 +271,9 @@ class Session:
             if turn is not None and not turn.is_initialized:
                 turn.is_initialized = True
                 turn.advance(TurnEvent.FRAME)
-            if not self._key_source_checked:
-                self._check_key_source(init)
+            expected, self._expected_key_source = self._expected_key_source, None
+            if expected not in (None, init.api_key_source):
+                self._kill(FailureReason.CREDENTIAL_MISMATCH, f"the CLI uses {init.api_key_source[:64]!r}")
             if self.interrupts.send_due():
                 self.wake_task()
         elif found.subtype == "session_state_changed":
@@ -255,16 +282,12 @@ class Session:
                 self._busy_until = time.monotonic() + self._config.turn.timeout_s
             if not self.is_cli_busy:
                 self.start_next()
+        elif found.subtype not in SYSTEM_SUBTYPES:
+            self._metrics.cli_frame_unknown("system")
 
     def check_key_source(self) -> None:
-        """Compare the CLI's credential with the bound one at the next ``system/init``."""
-        self._key_source_checked = False
-
-    def _check_key_source(self, init: cli.Init) -> None:
-        self._key_source_checked = True
-        expected = expected_key_source(self.exchange.bound.credentials)
-        if expected is not None and init.api_key_source != expected:
-            self._kill(FailureReason.CREDENTIAL_MISMATCH, f"the CLI uses {init.api_key_source[:64]!r}")
+        """Compare the CLI's credential with the one that is bound now at the next ``system/init``."""
+        self._expected_key_source = expected_key_source(self.exchange.bound.credentials)
 
     def _on_result(self, line: bytes) -> None:
         result = cli.decode_result(line)
@@ -275,27 +298,9 @@ class Session:
         self._busy_until = time.monotonic() + BUSY_GRACE_S
         if self.kill_reason is not None:
             return  # the late result of a turn that has failed: forwarded, and no second terminal
-        turn = self.turns.current
         self.exchange.withdraw_prompts()
-        self._terminal(self.turns.complete(result, time.monotonic()), turn)
+        self.terminals.complete(result)
         self.start_next()
-
-    def _terminal(self, frame: TurnCompleted | TurnFailed, turn: Turn | None) -> None:
-        """Publish the one terminal frame of a message, count it, log it."""
-        self.publish(frame)
-        self.last_terminal_at = time.monotonic()
-        if turn is not None and turn.written_at is not None and turn.ttft_s is None:
-            self.on_awaiting_first_token(-1)
-        self._metrics.turn_ended(self.pool, frame, is_before_first_token=turn is None or turn.ttft_s is None)
-        self._log_turn(frame)
-        self.wake_task()
-
-    def _log_turn(self, frame: TurnCompleted | TurnFailed) -> None:
-        """The one canonical line of a turn."""
-        tenant, subject, session_id = self.key
-        fields = {name: getattr(frame, name) for name in frame.__struct_fields__ if name != "usage"}
-        log.info("turn.ended", tenant=tenant, subject=subject, session=session_id, pool=self.pool, start=self.start,
-                 pid=self.process.pid if self.process else None, **fields)  # fmt: skip
 
     # -- failing ---------------------------------------------------------------------------------------------------
 
@@ -310,17 +315,12 @@ class Session:
         self.wake_task()
 
     def fail_turn(self, reason: FailureReason, detail: str) -> None:
-        """The running turn ends without its ``result``."""
-        turn = self.turns.current
-        failed = self.turns.fail_current(reason, detail)
-        if failed is not None:
-            self.exchange.withdraw_prompts()
-            self._terminal(failed, turn)
+        """The running turn, and what was steered into it, ends without a ``result``."""
+        self.terminals.fail_running(reason, detail)
 
     def fail_queued(self, reason: FailureReason, detail: str) -> None:
         """Every queued message ends unwritten."""
-        for failed in self.turns.fail_queued(reason, detail):
-            self._terminal(failed, None)
+        self.terminals.fail_queued(reason, detail)
 
     def detach_process(self, reason: FailureReason, detail: str) -> None:
         """The process is gone: end its turn for ``reason``, its prompts and control requests, and what was queued
@@ -334,10 +334,13 @@ class Session:
         self.is_cli_busy = self.is_gated = self.is_binding = False
         self.kill_reason = None
 
-    def attach_process(self, process: Process, pool: str, start: str, session_id: str) -> None:
+    def attach_process(
+        self, process: Process, pool: str, start: str, session_id: str, *, is_verbose: bool = False
+    ) -> None:
         """A leased process becomes this session's: its lines come here from now on."""
         self.process, self.pool, self.start, self.cli_session_id = process, pool, start, session_id
-        self.is_binding = True
+        self.is_binding, self.is_verbose = True, is_verbose
+        self.turns.usage.process_changed()
         self.check_key_source()
         process.on_lines = self.on_lines
 
@@ -345,7 +348,7 @@ class Session:
 
     def wake_times(self) -> list[float]:
         """When ``tick`` has something to do; monotonic seconds."""
-        has_prompts = len(self.exchange.prompts) > 0
+        has_prompts = len(self.exchange.questions) > 0
         turn = watchdog.wake_times(self.turns.current, self._config.turn, has_prompts=has_prompts)
         busy = [self._busy_until] if self._waits_for_idle else []
         return turn + busy + self.exchange.wake_times()
@@ -362,7 +365,7 @@ class Session:
             self.is_cli_busy = False
             self.start_next()
         turn = self.turns.current
-        reason = watchdog.overdue(turn, self._config.turn, now, has_prompts=len(self.exchange.prompts) > 0)
+        reason = watchdog.overdue(turn, self._config.turn, now, has_prompts=len(self.exchange.questions) > 0)
         if reason is not None and turn is not None and turn.written_at is not None:
             self._kill(reason, f"after {now - turn.written_at:.1f} s")
 
@@ -386,8 +389,3 @@ class Session:
             self.process.write(line)
         except ProcessError as error:
             self._kill(error.reason, error.detail)
-
-
-_ACTED_ON = frozenset(
-    {"control_response", "control_request", "control_cancel_request", "system", "result", "keep_alive"}
-)

@@ -1,55 +1,16 @@
 """The pool's ledger: which process is whose, who waits, what is to be started or retired.
 
 Pure: no I/O; ``now`` is seconds of a monotonic clock.  Owner: ``broker.pool.Pool``, which carries out what is decided
-here.  A slot that was leased is never warm again: the table has no way back.  Over 300 lines because every rule reads
-and changes the same ledger.
+here.  A slot that was leased is never warm again: the table (``broker.slot``) has no way back.
 """
 
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
 
+from broker.backoff import Health
+from broker.slot import Slot, SlotEvent, SlotState, Waiter
 from protocol.codes import MissReason, Start
-
-BREAKER_FAILURES = 5
-"""Starts in a row that must fail before new tenants are refused at once instead of queued."""
-BACKOFF_BASE_S = 0.5
-BACKOFF_CAP_S = 60.0
-
-
-class SlotState(StrEnum):
-    """The life of one process, as the pool sees it."""
-
-    STARTING = "starting"
-    WARM = "warm"
-    LEASED = "leased"
-    STOPPING = "stopping"
-    GONE = "gone"
-
-
-class SlotEvent(StrEnum):
-    """What happens to a slot."""
-
-    READY = "ready"
-    LEASE = "lease"
-    STOP = "stop"
-    EXIT = "exit"
-
-
-S, E = SlotState, SlotEvent
-TRANSITIONS: dict[tuple[SlotState, SlotEvent], SlotState] = {
-    (S.STARTING, E.READY): S.WARM,
-    (S.STARTING, E.STOP): S.STOPPING,
-    (S.STARTING, E.EXIT): S.GONE,
-    (S.WARM, E.LEASE): S.LEASED,
-    (S.WARM, E.STOP): S.STOPPING,
-    (S.WARM, E.EXIT): S.GONE,
-    (S.LEASED, E.STOP): S.STOPPING,
-    (S.LEASED, E.EXIT): S.GONE,
-    (S.STOPPING, E.STOP): S.STOPPING,
-    (S.STOPPING, E.EXIT): S.GONE,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,50 +21,6 @@ class Target:
     warm: int
     limit: int | None = None
     reserve: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Waiter:
-    """Somebody who needs a process of ``profile``.  ``own_start``: only one started for them will do (a resume)."""
-
-    profile: str
-    tenant: str
-    since: float
-    own_start: bool = False
-    slot: "Slot | None" = None
-    is_failed: bool = False
-    """The process that was started for this waiter alone did not come up."""
-    is_refused: bool = False
-    """It ended by itself with an error: the conversation cannot be resumed."""
-
-    @property
-    def is_served(self) -> bool:
-        """Whether it has its process."""
-        return self.slot is not None
-
-
-@dataclass(slots=True, eq=False)
-class Slot:
-    """One process, from the decision to start it until it is gone."""
-
-    id: int
-    profile: str
-    born_at: float
-    state: SlotState = SlotState.STARTING
-    reserved_for: Waiter | None = None
-    tenant: str | None = None
-    start: Start | None = None
-    miss_reason: MissReason | None = None
-
-    def advance(self, event: SlotEvent) -> None:
-        """Follow the table; the only place that assigns ``state``."""
-        self.state = TRANSITIONS[self.state, event]
-
-
-@dataclass(slots=True)
-class _Health:
-    failures: int = 0
-    not_before: float = 0.0
 
 
 @dataclass(slots=True)
@@ -135,7 +52,7 @@ class Slots:
         self._spawn_concurrency = spawn_concurrency
         self._slots: dict[int, Slot] = {}
         self._queues: dict[str, deque[Waiter]] = {}  # by tenant; the dict's order is the round robin
-        self._health = {name: _Health() for name in targets}
+        self._health = {name: Health() for name in targets}
         self._next_id = 1
         self._deserted: list[Slot] = []
         self.is_closing = False
@@ -158,26 +75,34 @@ class Slots:
 
     def breaker_retry_s(self, profile: str, now: float) -> float | None:
         """Seconds until the next probe when starts of ``profile`` keep failing, else None."""
+        return self._health[profile].retry_s(now)
+
+    def is_resting(self, profile: str, now: float) -> bool:
+        """Spares of ``profile`` are put off because they die at once; starts work, so whoever comes is served."""
         health = self._health[profile]
-        return max(0.0, health.not_before - now) if health.failures >= BREAKER_FAILURES else None
+        return not health.failures and now < health.refill_from
 
     # -- leasing --
 
-    def acquire(self, profile: str, tenant: str, now: float, *, own_start: bool = False) -> Waiter:
+    def acquire(
+        self, profile: str, tenant: str, now: float, *, own_start: bool = False, miss: MissReason | None = None
+    ) -> Waiter:
         """Ask for a process.  ``waiter.slot`` is set at once when a spare is warm; otherwise it waits its turn.
 
-        Raises ``PoolFull`` when ``max_waiting`` wait already or the breaker is open.
+        ``own_start`` and ``miss``: see ``Waiter``.  Raises ``PoolFull`` when ``max_waiting`` wait already or the
+        breaker is open.
         """
-        waiter = Waiter(profile, tenant, now, own_start)
+        waiter = Waiter(profile, tenant, now, own_start, miss)
         if not own_start and not self._waits_before(waiter):
             spare = self._oldest_spare(profile)
             if spare is not None:
+                self._health[profile].spare_served(now - spare.ready_at)
                 self._lease(spare, waiter, Start.WARM, None)
                 return waiter
         retry = self.breaker_retry_s(profile, now)
         if retry is not None and (retry > 0 or self._is_probed(profile)):
             raise PoolFull(f"processes of profile {profile!r} keep failing to start", retry)
-        if not own_start and sum(map(len, self._queues.values())) >= self._max_waiting:
+        if not waiter.is_restore and sum(map(len, self._queues.values())) >= self._max_waiting:
             raise PoolFull(f"pool.max_waiting = {self._max_waiting} tenants wait already", 5.0)
         self._queues.setdefault(tenant, deque()).append(waiter)
         return waiter
@@ -214,12 +139,13 @@ class Slots:
 
     # -- what happens to a slot --
 
-    def ready(self, slot: Slot) -> Waiter | None:
+    def ready(self, slot: Slot, now: float) -> Waiter | None:
         """The process proved itself ready: the waiter that gets it, or None when it becomes a spare, or is to end."""
         if slot.state is SlotState.STOPPING:
             return None
         slot.advance(SlotEvent.READY)
-        self._health[slot.profile].failures = 0
+        slot.ready_at = now
+        self._health[slot.profile].came_up()
         own = slot.reserved_for
         waiter = own or next((w for w in self.waiting if w.profile == slot.profile and not w.own_start), None)
         if waiter is None:
@@ -228,10 +154,17 @@ class Slots:
         self.withdraw(waiter)
         if queue := self._queues.pop(waiter.tenant, None):
             self._queues[waiter.tenant] = queue  # served: the tenant goes to the end of the round
-        disabled = self.targets[slot.profile].warm == 0
-        miss = None if own else MissReason.POOL_DISABLED if disabled else MissReason.POOL_EMPTY
-        self._lease(slot, waiter, Start.RESTORED if own else Start.COLD, miss)
+        if waiter.own_start:
+            miss = waiter.miss
+        else:
+            miss = MissReason.POOL_EMPTY if self.targets[slot.profile].warm else MissReason.POOL_DISABLED
+        self._lease(slot, waiter, Start.RESTORED if waiter.is_restore else Start.COLD, miss)
         return waiter
+
+    def spare_died(self, slot: Slot, now: float, jitter: float) -> None:
+        """A warm process ended by itself.  Its replacement waits when it had lived for a moment only."""
+        self._health[slot.profile].spare_died(now - slot.ready_at, now, jitter)
+        self.stop(slot)
 
     def stop(self, slot: Slot) -> None:
         """The slot's process is to end: its lease is over, or it is retired."""
@@ -243,15 +176,12 @@ class Slots:
         slot.advance(SlotEvent.EXIT)
         del self._slots[slot.id]
         own, slot.reserved_for = slot.reserved_for, None
-        if own is not None:  # a conversation that cannot be restored says nothing about the profile
+        if own is not None:  # that one waiter's options or transcript do not start says nothing about the profile
             own.is_failed = True
             self.withdraw(own)
             return False
         if was_starting:
-            health = self._health[slot.profile]
-            health.failures += 1
-            delay = min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(health.failures - 1, 20))
-            health.not_before = now + delay * (0.5 + jitter / 2)
+            self._health[slot.profile].failed(now, jitter)
         return was_starting
 
     def refuse_all(self, profile: str) -> list[Waiter]:
@@ -280,7 +210,7 @@ class Slots:
 
     def next_start_at(self, now: float) -> float | None:
         """When a start that a failure has put off may be tried; None when nothing is put off."""
-        times = [health.not_before for health in self._health.values() if health.failures and health.not_before > now]
+        times = [at for health in self._health.values() for at in health.put_off_until if at > now]
         return min(times, default=None)
 
     def _may_start(self, profile: str, now: float) -> bool:
@@ -325,6 +255,8 @@ class Slots:
     def _refill(self, plan: Plan, now: float) -> None:
         wanted = [waiter.profile for waiter in self.waiting if not waiter.own_start]
         for name, target in self.targets.items():
+            if now < self._health[name].refill_from:
+                continue
             have = self.count(name, SlotState.WARM) + self._unreserved_starting(name) - wanted.count(name)
             while have < target.warm and self._may_start(name, now):
                 plan.start.append(self._new_slot(name, now, None))

@@ -1,29 +1,34 @@
 """A session's task: get a process when one is needed, bind it, keep it until it must go, and again.
 
 Owner: ``broker.registry`` runs one per session.  ``async with pool.lease(...)`` in ``_lease_and_serve`` is the whole
-ownership of a process.  Callers: ``broker.connection`` waits in ``wait_ready``.  Over 300 lines because the life of a
-session is one loop, whose waits and ends have to be read together.
+ownership of a process.  Callers: ``broker.opening`` waits in ``wait_ready``, ``broker.connection`` attaches.
+Over 300 lines because the life of a session is one loop, whose waits and ends have to be read together.
 """
 
 import time
 import uuid
+from functools import partial
+from pathlib import Path
 
 import anyio
-import msgspec
 import structlog
-from msgspec import UNSET
 
+from broker import policy
+from broker.adoption import Adoption
 from broker.bind import Bind
-from broker.binding import Bound
 from broker.child import Again, Lease
 from broker.config import Config
+from broker.debug_frames import tell_debug
 from broker.errors import BrokerError, ProcessError, ResumeRefused
-from broker.exchange import Reader
+from broker.lobby import Lobby, told
 from broker.pool import Pool
+from broker.reader import Reader
 from broker.session import Session
+from broker.session_directory import SessionDirectory
 from protocol.codes import CloseCode, ErrorCode, FailureReason
+from protocol.controls import Control, Interrupt
 from protocol.errors import ClientError
-from protocol.frames import State, Waiting
+from protocol.frames import State
 from protocol.lines import Line
 from protocol.options import Credentials, SessionOptions
 
@@ -33,43 +38,28 @@ IDLE_LOOK_S = 3600.0
 """Longest sleep of a session without deadlines."""
 
 
-class Attempt:
-    """One try to get and bind a process; connections wait for its outcome."""
-
-    def __init__(self) -> None:
-        self.done = anyio.Event()
-        self.error: Exception | None = None
-
-    def settle(self, error: Exception | None = None) -> None:
-        """Let the waiting connections go on; harmless when settled."""
-        if not self.done.is_set():
-            self.error = error
-            self.done.set()
-
-
 class Tenure:
     """The processes of one session, one after another."""
 
-    def __init__(self, session: Session, pool: Pool, config: Config) -> None:
+    def __init__(self, session: Session, pool: Pool, config: Config, base: Again | None = None) -> None:
+        """``base``: what the first process takes up, of a conversation that branched off another one."""
         self.session = session
         self._pool = pool
         self._config = config
-        self._attempt: Attempt | None = None
         self._wake = anyio.Event()
         self._scope: anyio.CancelScope | None = None
         self.lease: Lease | None = None
+        self._base = base
         self._again: Again | None = None
-        self.arriving: list[Reader] = []
-        """Connections that wait for this session's process; it is given up when the last one leaves."""
+        self.lobby = Lobby(session, self.wake, lambda: pool.is_full)
         self._completed_at_crash = -1
-        self._position = 0
-        self._before: Bound | None = None
-        """What held before the options that the next process is the first to hear of."""
-        self._bind = Bind(session, config.pool.mcp_bind_timeout_s, self.wake)
+        self._bind = Bind(session, config.pool, self.wake)
+        self._adoption = Adoption(session, self._bind, is_branch=base is not None)
         self.detached_at = time.monotonic()
         self._has_crashed = False
         self._ends = False
         self.is_draining = False
+        self.is_deleted = False
         session.wake_task = self.wake
         session.on_awaiting_first_token = pool.first_token_awaited
 
@@ -82,30 +72,33 @@ class Tenure:
         """A process is bound."""
         return self.session.process is not None and self.lease is not None
 
+    @property
+    def is_asleep(self) -> bool:
+        """No process is bound or being bound, and one could be."""
+        return self.session.process is None and not (self.is_draining or self._ends or self.is_deleted)
+
+    @property
+    def transcript(self) -> Path | None:
+        """The CLI's file of the conversation, None while there is none.  Blocks for a look at a folder."""
+        again = self._again or self._base
+        if again is None:
+            return None
+        own = again.directory.transcript(self.session.cli_session_id or again.session_id)
+        return own if own is not None or again.fork_of is None else again.directory.transcript(again.fork_of)
+
+    @property
+    def directory(self) -> SessionDirectory | None:
+        """Where it lies, None while it has nothing on disk that is its own."""
+        again = self._again or self._base
+        return None if again is None else again.directory
+
     # -- for connections --
 
     def take_options(self, options: SessionOptions, paid: Credentials | None, reader: Reader) -> list[str]:
-        """Adopt hello's options; returns the names of those that a bound conversation cannot change any more.
-
-        ``paid``: the server's credential, where the policy says that the server pays.
-
-        On a live process the changed ones are written before the next turn; a refusal is told to ``reader``.
-        """
-        exchange = self.session.exchange
-        if paid is not None:
-            options = msgspec.structs.replace(options, credentials=paid)
-        has_process = self.session.process is not None
-        is_bound = self._again is not None or has_process
-        ignored = exchange.bound.differing(options) if is_bound else []
-        before = exchange.bound.copy()
-        changed = exchange.bound.merge(options, with_initialize=not is_bound)
-        if options.permission_timeout_s is not UNSET:
-            exchange.permission_timeout_s = options.permission_timeout_s
-        if changed and has_process:
-            self._bind.change(changed, reader, before)
-        elif self._before is None:
-            self._before = before
-        return ignored
+        """Adopt hello's options; returns the names of those that are ignored.  See ``Adoption.take``."""
+        is_bound = self._again is not None or self.session.process is not None
+        is_starting = self._scope is not None
+        return self._adoption.take(options, paid, reader, is_bound=is_bound, is_starting=is_starting)
 
     def attach(self, reader: Reader) -> None:
         """The connection reads from now on."""
@@ -114,26 +107,14 @@ class Tenure:
     async def wait_ready(self, reader: Reader) -> None:
         """Return once a process is bound.  Raises what made that impossible; a cancel gives up the place in the queue
         when nobody else waits."""
-        self.arriving.append(reader)
-        if self._position:
-            reader.send(self._waiting(self._position))
         try:
-            while not self.is_live:
-                if self._attempt is None:
-                    self._attempt = Attempt()
-                self.wake()
-                attempt = self._attempt
-                await attempt.done.wait()
-                if attempt.error is not None:
-                    raise attempt.error
+            await self.lobby.wait(reader, lambda: self.is_live)
         finally:
-            self.arriving.remove(reader)
             self._give_up_if_alone()
             self.wake()
 
     def _give_up_if_alone(self) -> None:
-        is_alone = not self.arriving and not self.session.readers and not self.session.turns.queued_ids
-        if is_alone and self._scope is not None and not self.is_live:
+        if self.lobby.is_nobody_there and self._scope is not None and not self.is_live:
             self._scope.cancel()
 
     def detach(self, reader: Reader) -> None:
@@ -145,14 +126,36 @@ class Tenure:
             self._give_up_if_alone()
             self.wake()
 
+    def control(self, request_id: str, control: Control, reader: Reader) -> None:
+        """Carry out a client's control request, now or once there is a process for it.  Raises ``ClientError``."""
+        if self.is_asleep and not isinstance(control, Interrupt):
+            policy.check_control(control, self.session.policy, request_id)
+            self.lobby.hold(request_id, control, reader)
+        else:
+            self.session.control(request_id, control, reader)
+
     def end(self) -> None:
         """``broker.end``: stop the process, keep the conversation, close every client with 1000."""
         self._ends = True
         self.session.fail_turn(FailureReason.CANCELLED, "the session was ended")
         self.session.fail_queued(FailureReason.CANCELLED, "the session was ended")
-        self.session.publish(State(state="ended"))
+        self.session.publish(State(state="ended", total=self.session.turns.usage.total))
         for reader in list(self.session.readers):
             reader.close_soon(CloseCode.ENDED, "ended")
+        self.wake()
+
+    def delete(self) -> None:
+        """``broker.delete``: end it at once; ``run`` wipes its directory and then closes every client with 4507."""
+        self.is_deleted = self.session.turns.is_closed = True
+        if self.directory is not None:
+            self.directory.is_kept = False
+        self.session.fail_turn(FailureReason.CANCELLED, "the session was deleted")
+        self.session.fail_queued(FailureReason.CANCELLED, "the session was deleted")
+        self.lobby.delete()
+        if self.session.process is not None:
+            self.session.process.kill()
+        if self._scope is not None and not self.is_live:
+            self._scope.cancel()
         self.wake()
 
     # -- the task --
@@ -160,35 +163,40 @@ class Tenure:
     async def run(self) -> None:
         """Serve the session for as long as it is worth keeping.  Cancelled when the broker ends."""
         try:
-            while not self._is_forgotten:
+            while not self.is_deleted and not self._is_forgotten:
                 if self._is_wanted:
                     await self._try()
                 else:
                     await self._sleep([])
+            await self._leave_nothing()
         finally:
-            self._settle(BrokerError(ErrorCode.INTERNAL, "the session has ended", close=CloseCode.INTERNAL))
+            self.lobby.give_up(BrokerError(ErrorCode.INTERNAL, "the session has ended", close=CloseCode.INTERNAL))
             self.session.detach_process(FailureReason.DRAINING, "the broker is stopping")
             self.session.fail_queued(FailureReason.CANCELLED, "the broker is stopping")
 
     @property
     def _is_forgotten(self) -> bool:
         """A session that never had a process and that nobody waits for leaves nothing behind."""
-        return self._again is None and not self.arriving and not self.session.readers and self._attempt is None
+        return self._again is None and self.lobby.is_empty
+
+    async def _leave_nothing(self) -> None:
+        """Wipe what is on disk, now that no process of the session lives, and tell those who are attached."""
+        if self.directory is not None:
+            self.directory.is_kept = False  # a process that is still on its way out wipes once more
+            is_gone = await anyio.to_thread.run_sync(self.directory.wipe)
+            if not is_gone:
+                log.error("session.not_wiped", session=self.session.key[2], path=str(self.directory.root))
+        for reader in list(self.session.readers):
+            reader.close_soon(CloseCode.SESSION_DELETED, "session_deleted")
 
     @property
     def _is_wanted(self) -> bool:
         if self.is_draining or self._ends:
             self._ends = False
             return False
-        if self._attempt is not None:
+        if self.lobby.is_process_wanted or self.session.turns.queued_ids:
             return True
-        has_message = bool(self.session.turns.queued_ids)
-        return has_message or (self._has_crashed and bool(self.session.readers))
-
-    def _settle(self, error: Exception | None = None) -> None:
-        attempt, self._attempt = self._attempt, None
-        if attempt is not None:
-            attempt.settle(error)
+        return self._has_crashed and any(reader.is_controller for reader in self.session.readers)
 
     async def _try(self) -> None:
         """One process, from the wish for it to its end."""
@@ -201,16 +209,16 @@ class Tenure:
                 self._failed(error)
             finally:
                 self._scope = None
-        if scope.cancelled_caught and not self.arriving:  # who came meanwhile keeps the attempt, and it begins again
-            self._settle(BrokerError(ErrorCode.INTERNAL, "given up", close=CloseCode.INTERNAL))
+        if scope.cancelled_caught and not self.lobby.arriving:  # who came meanwhile keeps the attempt: it begins again
+            self.lobby.give_up(BrokerError(ErrorCode.INTERNAL, "given up", close=CloseCode.INTERNAL))
 
     def _failed(self, error: Exception) -> None:
-        if isinstance(error, ClientError | TimeoutError) and self._before is not None:
-            self.session.exchange.bound, self._before = self._before, None
-        told = _told(error)
-        log.warning("session.no_process", session=self.session.key[2], code=told.code.value, error=told.message)
+        if isinstance(error, ClientError | TimeoutError):
+            self._adoption.take_back()
+        what = told(error)
+        log.warning("session.no_process", session=self.session.key[2], code=what.code.value, error=what.message)
+        self.lobby.fail(what)
         self.session.fail_queued(FailureReason.CANCELLED, "no process could be had: nothing was written")
-        self._settle(told)
 
     async def _hold(self) -> None:
         """Lease, bind and keep one process.  A transcript that cannot be resumed is given up and told, once."""
@@ -219,7 +227,10 @@ class Tenure:
             await self._lease_and_serve(began_over=False)
         except ResumeRefused:
             if again is None:
-                raise
+                if self._base is None:
+                    raise
+                message = "fork: the CLI cannot read the conversation"
+                raise BrokerError(ErrorCode.BIND_FAILED, message, close=CloseCode.BIND_FAILED) from None
             self._again = began = Again(again.directory, str(uuid.uuid4()))
             try:
                 await self._lease_and_serve(began_over=True)
@@ -228,31 +239,42 @@ class Tenure:
                     self._again = again
 
     async def _lease_and_serve(self, *, began_over: bool) -> None:
-        session, again = self.session, self._again
-        self._position = 0
-        lease_it = self._pool.lease(self._profile(), session.key[0], again=again, on_position=self._tell_position)
-        async with lease_it as lease:
-            self._position = 0
-            lease.on_exit = self.wake
-            await self._serve(lease, was_restored=again is not None, began_over=began_over)
-        with anyio.CancelScope(shield=True), anyio.move_on_after(self._stop_bound):
-            await lease.process.exited.wait()  # two processes on one transcript would interleave their lines
+        session, again = self.session, self._again or self._base
+        self.lobby.tell_position(0)
+        bound = session.exchange.bound
+        choice = self._pool.choose(bound.model, bound.spawn).having_spent(session.turns.usage.total.cost_usd)
+        lease_it = self._pool.lease(choice, session.key[0], again=again, on_position=self.lobby.tell_position)
+        lease: Lease | None = None
+        try:
+            async with lease_it as lease:
+                self.lobby.tell_position(0)
+                lease.on_exit, lease.on_debug = self.wake, partial(tell_debug, session)
+                await self._serve(lease, was_restored=self._again is not None, began_over=began_over)
+        finally:
+            if lease is not None:  # two processes on one transcript would interleave their lines
+                with anyio.CancelScope(shield=True), anyio.move_on_after(self._stop_bound):
+                    await lease.process.exited.wait()
 
     async def _serve(self, lease: Lease, *, was_restored: bool, began_over: bool) -> None:
         session = self.session
-        session.attach_process(lease.process, lease.profile, lease.start.value, lease.launch.session_id)
+        is_verbose = lease.launch.profile.options.verbose
+        session.attach_process(
+            lease.process, lease.pool, lease.start.value, lease.launch.session_id, is_verbose=is_verbose
+        )
         try:
             async with self._pool.bind_turn():
                 with anyio.fail_after(self._config.pool.bind_timeout_s):
                     await self._bind_process(lease)
-            session.is_binding, self._before = False, None
-            lease.keep_directory = True
+            session.is_binding = False
+            self._adoption.succeed()
+            lease.launch.directory.is_kept = True
             self.lease = lease
-            self._again = Again(lease.launch.directory, session.cli_session_id)
+            self._again = self._next(lease.launch.directory)
             if was_restored:
                 is_lost = session.turns.has_written and (began_over or not lease.found_transcript)
-                session.publish(State(state="restored", reason="resume_lost" if is_lost else "resumed"))
-            self._settle()
+                reason = "resume_lost" if is_lost else "resumed"
+                session.publish(State(state="restored", reason=reason, total=session.turns.usage.total))
+            self.lobby.succeed()
             session.start_next()
             await self._live(lease)
         finally:
@@ -262,32 +284,20 @@ class Tenure:
         """The process is given up or dead: whatever it left open in the session ends here."""
         session, self.lease = self.session, None
         if self._again is not None and session.cli_session_id:
-            self._again = Again(self._again.directory, session.cli_session_id)
+            self._again = self._next(self._again.directory)
         code = lease.process.returncode
         session.detach_process(FailureReason.CLI_EXITED, _death(code))
         lease.process.on_lines = _ignore
 
-    def _profile(self) -> str:
-        """The profile that already runs the wanted model, else ``default``, else the first."""
-        profiles, model = self._pool.profiles, self.session.exchange.bound.model
-        fitting = [name for name, profile in profiles.items() if model is not None and profile.model == model]
-        if fitting:
-            return fitting[0]
-        return "default" if "default" in profiles else next(iter(profiles))
-
-    def _tell_position(self, position: int) -> None:
-        if position == self._position:
-            return
-        self._position = position
-        for newcomer in self.arriving:
-            newcomer.send(self._waiting(position))
-
-    def _waiting(self, position: int) -> Waiting:
-        return Waiting(position, "pool_full" if self._pool.is_full else "pool_empty")
+    def _next(self, directory: SessionDirectory) -> Again:
+        """What the next process is to take up."""
+        base, session_id = self._base, self.session.cli_session_id
+        is_base = base is not None and base.session_id == session_id
+        return Again(directory, session_id, base.fork_of if is_base and base is not None else None)
 
     async def _bind_process(self, lease: Lease) -> None:
         """Bind and wait for the answers.  Raises ``ClientError(bind_failed)``, ``ProcessError`` when it dies."""
-        self._bind.write(lease.process, self._pool.profiles[lease.profile].model)
+        self._bind.write(lease.process, lease.launch.profile.model)
         while not self._bind.is_complete():
             if lease.process.exited.is_set():
                 code = lease.process.returncode
@@ -304,21 +314,23 @@ class Tenure:
             now = time.monotonic()
             session.tick(now)
             self._bind.tick(now)
-            if self._ends or (self.is_draining and session.turns.current is None):
+            if self._ends or self.is_deleted or (self.is_draining and session.turns.current is None):
                 return
             if self._is_deserted(now):
-                session.publish(State(state="hibernated"))
+                session.publish(State(state="hibernated", total=session.turns.usage.total))
                 return
             times = session.wake_times() + self._bind.wake_times
             if not session.readers and session.turns.is_idle:
                 times.append(self.detached_at + self._config.session.detach_timeout_s)
             await self._sleep(times)
+        if self.is_deleted:
+            return
         log.warning("session.process_died", session=session.key[2], returncode=lease.process.returncode)
         self._has_crashed = session.turns.completed > self._completed_at_crash
         self._completed_at_crash = session.turns.completed
 
     def _is_deserted(self, now: float) -> bool:
-        if self.session.readers or self.arriving or not self.session.turns.is_idle:
+        if self.session.readers or self.lobby.arriving or not self.session.turns.is_idle:
             return False
         return now >= self.detached_at + self._config.session.detach_timeout_s
 
@@ -338,16 +350,6 @@ class Tenure:
     @property
     def _stop_bound(self) -> float:
         return self._config.stop.eof_grace_s + self._config.stop.term_grace_s + 5.0
-
-
-def _told(error: Exception) -> BrokerError | ClientError:
-    """What the waiting connections are told of a failure."""
-    if isinstance(error, BrokerError | ClientError):
-        return error
-    if isinstance(error, TimeoutError):
-        return BrokerError(ErrorCode.BIND_FAILED, "pool.bind_timeout_s is over", close=CloseCode.BIND_FAILED)
-    text = error.detail if isinstance(error, ProcessError) else "the process could not be started"
-    return BrokerError(ErrorCode.POOL_UNAVAILABLE, text, close=CloseCode.POOL_UNAVAILABLE, retry_after_ms=1000)
 
 
 def _death(returncode: int | None) -> str:

@@ -5,7 +5,8 @@ clocks for the first token and for silence: a person is thinking.
 """
 
 from broker.config import Turn as TurnLimits
-from broker.turns import INTERRUPT_REPEAT_S, Turn
+from broker.turn import Turn
+from broker.turns import INTERRUPT_REPEAT_S
 from protocol.codes import FailureReason
 
 INTERRUPT_DEADLINE_S = 5.0

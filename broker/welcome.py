@@ -1,6 +1,6 @@
 """The ``broker.welcome`` of a session at this moment: the whole truth at ``head_seq``.
 
-Pure but for reading the session.  Caller: ``broker.connection``, in the breath in which the connection is attached.
+Pure but for reading the session.  Caller: ``broker.opening``, in the breath in which the connection is attached.
 """
 
 from msgspec import Raw
@@ -18,15 +18,18 @@ def welcome(
     hello: Hello,
     resume: Resume,
     *,
-    start: Start,
+    start: Start | None,
     miss_reason: MissReason | None,
-    ready_ms: float,
+    ready_ms: float | None,
     ignored: list[str],
     cli: tuple[str, bool],
     config: Config,
 ) -> Welcome:
-    """Build the frame.  ``cli`` is version and whether it is simulated; ``ready_ms`` from hello to the last answer."""
-    log, turn = session.log, session.turns.current
+    """Build the frame.  ``cli`` is version and whether it is simulated; ``ready_ms`` from hello to the last answer.
+
+    ``start`` and ``ready_ms`` are None while the session has no process.
+    """
+    log = session.log
     return Welcome(
         session_id=session.key[2],
         epoch=log.epoch,
@@ -36,14 +39,14 @@ def welcome(
         lost=resume.lost,
         start=start,
         miss_reason=miss_reason,
-        ready_ms=round(ready_ms, 3),
+        ready_ms=None if ready_ms is None else round(ready_ms, 3),
         role=hello.role,
         view=hello.view,
         cli=CliInfo(cli[0], cli[1], session.cli_session_id),
         options_ignored=ignored,
-        turn=TurnInfo(turn.id, "running", turn.first_seq) if turn is not None else None,
+        turn=_running(session),
         queued=session.turns.queued_ids,
-        pending=[Raw(line) for line in session.exchange.prompts.lines],
+        pending=[Raw(line) for line in session.exchange.questions.lines_for(hello.client.instance)],
         limits=Limits(
             max_message_bytes=config.server.max_message_bytes,
             max_frame_bytes=MAX_LINE_BYTES,
@@ -53,3 +56,10 @@ def welcome(
             replay_seconds=config.replay.seconds,
         ),
     )
+
+
+def _running(session: Session) -> TurnInfo | None:
+    turn = session.turns.current
+    if turn is None:
+        return None
+    return TurnInfo(turn.id, "running", turn.first_seq, [steered.id for steered in session.turns.steered])

@@ -1,7 +1,8 @@
 """The CLI's side of the language: peek at what it says, encode what it is told.
 
 Callers: ``broker.session`` peeks every line once; ``broker.binding`` and ``broker.session`` encode lines for stdin.
-Source: the stream-json protocol of Claude Code 2.1.197 and 2.1.329.
+Source: the stream-json protocol of Claude Code 2.1.197 and 2.1.329.  Over 300 lines because both directions of the one
+language are looked up in one place.
 """
 
 import json
@@ -12,8 +13,8 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from protocol.codes import DropReason
+from protocol.content import Content
 from protocol.controls import DECODE_ERRORS
-from protocol.frames import Content
 
 T = TypeVar("T")
 
@@ -56,8 +57,16 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 VISIBLE_DELTAS: Final = frozenset({"text_delta", "thinking_delta", "input_json_delta"})
 
 
+class _Origin(Struct, frozen=True):
+    kind: str = ""
+
+
 class Result(Struct, frozen=True):
-    """A turn's ``result``.  ``total_cost_usd`` is cumulative for the process and goes on over ``--resume``."""
+    """A turn's ``result``.
+
+    ``total_cost_usd`` is cumulative for the process; after ``--resume`` it goes on from what the process before noted
+    when it ended in order (2.1.329), or begins at zero (2.1.197, or a process that was killed).
+    """
 
     subtype: str = ""
     is_error: bool = False
@@ -71,6 +80,14 @@ class Result(Struct, frozen=True):
     startup_failure_reason: str | None = None
     user_message_uuid: str | None = None
     user_message_uuids: list[str] = []
+    origin: Raw | UnsetType = UNSET
+    model_usage_since_last_result: Raw | UnsetType = UNSET
+
+    @property
+    def is_of_the_cli(self) -> bool:
+        """Whether the CLI began the turn by itself: a background task has ended."""
+        found = None if self.origin is UNSET else _decoded(_origin, self.origin)
+        return found is not None and found.kind not in ("", "human")
 
 
 class Init(Struct, frozen=True, rename={"api_key_source": "apiKeySource", "permission_mode": "permissionMode"}):
@@ -82,18 +99,43 @@ class Init(Struct, frozen=True, rename={"api_key_source": "apiKeySource", "permi
     permission_mode: str = ""
 
 
-class _ToolRequest(Struct, frozen=True):
+class RpcMessage(Struct, frozen=True):
+    """A JSON-RPC message for an MCP server; a notification has no id."""
+
+    method: str = ""
+    id: Raw | UnsetType = UNSET
+
+
+class _CliRequestBody(Struct, frozen=True):
     subtype: str = ""
-    tool_name: str = ""
-    tool_use_id: str = ""
     input: Raw = Raw(b"{}")
+    agent_id: str | None = None
+    callback_id: str = ""
+    server_name: str = ""
+    message: Raw = Raw(b"{}")
+    """A JSON-RPC message of ``mcp_message``, words of ``elicitation``."""
 
 
 class CliRequest(Struct, frozen=True):
     """A ``control_request`` that the CLI sends."""
 
     request_id: str
-    request: _ToolRequest
+    request: _CliRequestBody
+
+
+class _Subtype(Struct, frozen=True):
+    subtype: str = ""
+
+
+class BareRequest(Struct, frozen=True):
+    """What is left of one whose fields have other types than the documented ones."""
+
+    request_id: str
+    request: _Subtype
+
+
+class _HookInput(Struct, frozen=True):
+    hook_event_name: str = ""
 
 
 class _Answer(Struct, frozen=True):
@@ -120,8 +162,12 @@ _any = msgspec.json.Decoder()
 _whole = msgspec.json.Decoder(Raw)
 _fields = msgspec.json.Decoder(dict[str, Raw])
 _result = msgspec.json.Decoder(Result)
+_origin = msgspec.json.Decoder(_Origin)
 _init = msgspec.json.Decoder(Init)
 _request = msgspec.json.Decoder(CliRequest)
+_bare_request = msgspec.json.Decoder(BareRequest)
+_hook_input = msgspec.json.Decoder(_HookInput)
+_rpc_message = msgspec.json.Decoder(RpcMessage)
 _answer = msgspec.json.Decoder(_AnswerLine)
 _encoder = msgspec.json.Encoder()
 
@@ -186,9 +232,20 @@ def decode_init(line: bytes) -> Init | None:
     return _decoded(_init, line)
 
 
-def decode_request(line: bytes) -> CliRequest | None:
-    """The CLI's ``control_request`` in ``line``, or None when it is not of the documented form."""
-    return _decoded(_request, line)
+def decode_request(line: bytes) -> CliRequest | BareRequest | None:
+    """The CLI's ``control_request`` in ``line``, or as much of it as is needed to refuse it, or None."""
+    return _decoded(_request, line) or _decoded(_bare_request, line)
+
+
+def rpc_message(message: Raw) -> RpcMessage:
+    """The message of an ``mcp_message``; an empty one, as a notification, when it cannot be read."""
+    return _decoded(_rpc_message, message) or RpcMessage()
+
+
+def hook_event(hook_input: Raw) -> str:
+    """The event that a ``hook_callback`` is about; empty when it is not told."""
+    found = _decoded(_hook_input, hook_input)
+    return "" if found is None else found.hook_event_name
 
 
 def decode_answer_line(line: bytes) -> Answer | None:
@@ -221,18 +278,21 @@ def encode_line(message: Any) -> bytes:
     return data + b"\n"
 
 
-def user_line(message_id: str, content: Content) -> bytes:
+def user_line(message_id: str, content: Content, *, is_command: bool = False, is_steering: bool = False) -> bytes:
     """A user message.  ``client_composed`` keeps the CLI from expanding ``@file`` and from dispatching slash commands
-    (2.1.248 and later; older ones ignore it, which is why text that begins with ``/`` is refused before)."""
-    return encode_line(
-        {
-            "type": "user",
-            "message": {"role": "user", "content": content},
-            "parent_tool_use_id": None,
-            "uuid": message_id,
-            "client_composed": True,
-        }
-    )
+    (2.1.248 and later; older ones ignore it, which is why text that begins with ``/`` is refused before).
+
+    ``is_command``: such text is allowed, so the CLI may take it for a command.  ``is_steering``: the turn that runs
+    takes it in at its next tool result, or it is the next turn.
+    """
+    line = {
+        "type": "user",
+        "message": {"role": "user", "content": content},
+        "parent_tool_use_id": None,
+        "uuid": message_id,
+        "client_composed": not is_command,
+    }
+    return encode_line({**line, "priority": "next"} if is_steering else line)
 
 
 def control_line(request_id: str, request: Any) -> bytes:

@@ -8,8 +8,7 @@ import msgspec
 from protocol.codes import CloseCode, ErrorCode
 from protocol.controls import DECODE_ERRORS, mistake
 from protocol.errors import ClientError, ConnectionRefused
-from protocol.frames import UNSUPPORTED_FRAMES, ClientFrame, Hello, ServerFrame
-from protocol.options import UNSUPPORTED_OPTIONS
+from protocol.frames import ClientFrame, Hello, ServerFrame
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -49,24 +48,8 @@ def decode_hello(data: bytes) -> Hello:
 
 def _client_error(data: bytes, error: Exception) -> ClientError:
     text = mistake(error)
-    if isinstance(error, msgspec.ValidationError):
-        kind = _envelope.decode(data).type if _has_type(data) else None
-        if kind in UNSUPPORTED_FRAMES:
-            return ClientError(ErrorCode.BAD_FRAME, f"{kind}: not supported by this version")
-        if "`$.options" in text:
-            name = text.split("unknown field `")[-1].split("`")[0]
-            if text.endswith("`$.options`") and name in UNSUPPORTED_OPTIONS:
-                text = f"{name}: not supported by this version - at `$.options`"
-            return ClientError(ErrorCode.BAD_OPTIONS, text)
-    return ClientError(ErrorCode.BAD_FRAME, text)
-
-
-def _has_type(data: bytes) -> bool:
-    try:
-        _envelope.decode(data)
-    except DECODE_ERRORS:
-        return False
-    return True
+    is_option = isinstance(error, msgspec.ValidationError) and "`$.options" in text
+    return ClientError(ErrorCode.BAD_OPTIONS if is_option else ErrorCode.BAD_FRAME, text)
 
 
 def count_unknown_fields(frame: ClientFrame, data: bytes) -> int:
@@ -75,8 +58,8 @@ def count_unknown_fields(frame: ClientFrame, data: bytes) -> int:
     return sum(1 for key in _fields.decode(data) if key not in known)
 
 
-def encode_server(frame: ServerFrame) -> bytes:
-    """One frame of the broker as JSON bytes, without ``seq``."""
+def encode_server(frame: ServerFrame | msgspec.Raw) -> bytes:
+    """One frame of the broker as JSON bytes, without ``seq``; ``Raw`` is a line of the CLI and stays as it is."""
     return _encoder.encode(frame)
 
 

@@ -28,6 +28,7 @@ class CloseCode(IntEnum):
     UNKNOWN_SESSION = 4504
     SESSION_EXISTS = 4505
     BIND_FAILED = 4506
+    SESSION_DELETED = 4507
     REVOKED = 4508
     REPLACED = 4509
     PROTOCOL_VERSION = 4510
@@ -52,7 +53,9 @@ class ErrorCode(StrEnum):
     ALREADY_ANSWERED = "already_answered"
     UNKNOWN_REQUEST = "unknown_request"
     UNKNOWN_MESSAGE = "unknown_message"
+    NOT_CONTROLLER = "not_controller"
     CREDENTIALS_REQUIRED = "credentials_required"
+    INITIALIZE_REQUIRED = "initialize_required"
     POOL_UNAVAILABLE = "pool_unavailable"
     RATE_LIMITED = "rate_limited"
     DRAINING = "draining"
@@ -112,6 +115,7 @@ class MissReason(StrEnum):
     """``welcome.miss_reason``: why a start was cold."""
 
     POOL_EMPTY = "pool_empty"
+    NO_PROFILE = "no_profile"
     POOL_DISABLED = "pool_disabled"
 
 

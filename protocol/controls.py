@@ -4,7 +4,7 @@
 is encoded from the struct, never from the client's bytes.
 """
 
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -12,20 +12,15 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from protocol.codes import ErrorCode
 from protocol.errors import ClientError
 from protocol.frames import MessageId
-from protocol.options import Model, PermissionMode, Rule
+from protocol.json_schema import JsonSchema
+from protocol.mcp import NO_CONTROL, McpName, McpServers
+from protocol.options import Agents, Credentials, Model, PermissionMode, Rule, Settings
 
 DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """Everything that decoding untrusted JSON can raise: nesting too deep and bad UTF-8 are not ``MsgspecError``."""
 
 MAX_ECHO = 240
 """Longest head and tail of a decoder's message: it may echo a client's value, and ends with the JSON path."""
-
-UNSUPPORTED_CONTROLS = frozenset(
-    {
-        "set_credentials", "mcp_set_servers", "mcp_reconnect", "mcp_toggle", "rewind_files", "stop_task",
-        "get_context_usage", "get_settings", "apply_flag_settings", "initialize",
-    }
-)  # fmt: skip
 
 
 class _Control(Struct, frozen=True, forbid_unknown_fields=True, tag_field="subtype"):
@@ -61,7 +56,110 @@ class McpStatus(_Control, frozen=True, tag="mcp_status"):
     """State of the MCP servers (their configuration is stripped from the answer)."""
 
 
-Control: TypeAlias = Interrupt | SetModel | SetPermissionMode | SetMaxThinkingTokens | McpStatus
+class SetCredentials(_Control, frozen=True, tag="set_credentials"):
+    """Another credential from the next request on; the broker's own, the CLI knows no such request."""
+
+    credentials: Credentials
+
+
+class McpSetServers(_Control, frozen=True, tag="mcp_set_servers"):
+    """The session's MCP servers from now on, beside those of the operator; the whole set is replaced."""
+
+    servers: McpServers
+
+
+class McpReconnect(_Control, frozen=True, tag="mcp_reconnect"):
+    """Connect to one of the servers again."""
+
+    serverName: McpName
+
+
+class McpToggle(_Control, frozen=True, tag="mcp_toggle"):
+    """Switch one of the servers off or on."""
+
+    serverName: McpName
+    enabled: bool
+
+
+class RewindFiles(_Control, frozen=True, tag="rewind_files"):
+    """Put the files that the agent changed back to how they were at a user message."""
+
+    user_message_id: MessageId
+    dry_run: bool = False
+
+
+class StopTask(_Control, frozen=True, tag="stop_task"):
+    """End a background task."""
+
+    task_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}$(?!\n)")]
+
+
+class GetContextUsage(_Control, frozen=True, tag="get_context_usage"):
+    """What fills the model's context; costs up to 27 requests of the API, so one per 10 s."""
+
+    detail: Literal["summary", "full"] | UnsetType = UNSET
+
+
+class GetSettings(_Control, frozen=True, tag="get_settings"):
+    """The settings in force; what is secret is stripped from the answer."""
+
+
+class ApplyFlagSettings(_Control, frozen=True, tag="apply_flag_settings"):
+    """Settings from the next turn on, merged with what was given before; the policy of hello's ``settings`` holds."""
+
+    settings: Settings
+
+
+HookEvent = Literal[
+    "PreToolUse", "PostToolUse", "PostToolUseFailure", "UserPromptSubmit", "Stop", "SubagentStart", "SubagentStop",
+    "PreCompact", "Notification", "SessionStart", "SessionEnd",
+]  # fmt: skip
+
+
+MATCHER = r"^(\*|(\.\*|[A-Za-z0-9_-]+(\.\*)?)(\|(\.\*|[A-Za-z0-9_-]+(\.\*)?))*)?$(?!\n)"
+"""Names, prefixes with ``.*`` and alternatives of both.  The CLI takes a matcher for a regular expression and never
+calls a hook whose matcher it cannot read: what guards a tool would fail open."""
+
+
+CallbackId = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROL)]
+
+
+class HookMatcher(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Which uses of which tools lead to a ``hook_callback``; ``timeout`` in seconds."""
+
+    hookCallbackIds: Annotated[list[CallbackId], Meta(min_length=1, max_length=32)]
+    matcher: Annotated[str, Meta(max_length=1024, pattern=MATCHER)] | None = None
+    timeout: Annotated[float, Meta(gt=0, le=3600)] | UnsetType = UNSET
+    onFailure: Literal["continue", "block"] | UnsetType = UNSET
+
+
+PromptPart = Annotated[str, Meta(max_length=262144, pattern=r"^[^\x00]*$(?!\n)")]
+"""A prompt that may be empty: the SDK sends ``""`` for one that its caller did not give."""
+ShortLine = Annotated[str, Meta(max_length=256, pattern=NO_CONTROL)]
+
+
+class Initialize(_Control, frozen=True, tag="initialize", omit_defaults=True):
+    """What only the first ``initialize`` of a process can set, in the SDK's shape (``options.initialize``: client)."""
+
+    hooks: dict[HookEvent, Annotated[list[HookMatcher], Meta(max_length=64)]] | None = None
+    sdkMcpServers: Annotated[list[McpName], Meta(max_length=32)] | UnsetType = UNSET
+    systemPrompt: PromptPart | Annotated[list[PromptPart], Meta(max_length=16)] | UnsetType = UNSET
+    appendSystemPrompt: PromptPart | UnsetType = UNSET
+    agents: Agents | None = None
+    jsonSchema: JsonSchema | None = None
+    title: ShortLine | UnsetType = UNSET
+    skills: Annotated[list[ShortLine], Meta(max_length=256)] | None = None
+    excludeDynamicSections: bool | None = None
+    promptSuggestions: bool | None = None
+    agentProgressSummaries: bool | None = None
+    forwardSubagentText: bool | None = None
+
+
+Control: TypeAlias = (
+    Interrupt | SetModel | SetPermissionMode | SetMaxThinkingTokens | McpStatus | SetCredentials | McpSetServers
+    | McpReconnect | McpToggle | RewindFiles | StopTask | GetContextUsage | GetSettings | ApplyFlagSettings
+    | Initialize
+)  # fmt: skip
 
 
 class ToolRule(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
@@ -106,7 +204,7 @@ _answer = msgspec.json.Decoder(PermissionAnswer)
 _update_kind = msgspec.json.Decoder(_UpdateKind)
 _add_rules = msgspec.json.Decoder(AddRules)
 
-KNOWN_CONTROLS = frozenset({"interrupt", "set_model", "set_permission_mode", "set_max_thinking_tokens", "mcp_status"})
+KNOWN_CONTROLS = frozenset(str(kind.__struct_config__.tag) for kind in get_args(Control))
 
 
 def mistake(error: Exception) -> str:
@@ -127,8 +225,8 @@ def decode_control(raw: Raw, request_id: str) -> Control:
             return _control.decode(raw)
     except DECODE_ERRORS as error:
         raise ClientError(ErrorCode.BAD_FRAME, f"request: {mistake(error)}", ref=request_id) from error
-    why = "not supported by this version" if subtype in UNSUPPORTED_CONTROLS else "not on the list of allowed controls"
-    raise ClientError(ErrorCode.CONTROL_NOT_ALLOWED, f"{subtype[:64]}: {why}", ref=request_id)
+    message = f"{subtype[:64]}: not on the list of allowed controls"
+    raise ClientError(ErrorCode.CONTROL_NOT_ALLOWED, message, ref=request_id)
 
 
 def decode_answer(raw: Raw, request_id: str) -> PermissionAnswer:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from protocol.codes import Applied, DropReason, ErrorCode, FailureReason, LostReason, MissReason, Start, UpstreamError
+from protocol.content import Content, DocumentNote, ImageNote, ShortText, TextBlock
 from protocol.options import SessionOptions
 
 PROTOCOL_VERSION = 1
@@ -20,7 +21,6 @@ SESSION_ID = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$(?!\n)"
 MessageId = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$(?!\n)")]
 """A message's idempotency key: at most 64 bytes of visible ASCII."""
 RequestId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$(?!\n)")]
-ShortText = Annotated[str, Meta(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)")]
 Role = Literal["controller", "observer"]
 View = Literal["cli", "messages"]
 
@@ -80,36 +80,6 @@ class Hello(_Strict, frozen=True, tag="broker.hello"):
     options: SessionOptions = SessionOptions()
 
 
-class Base64Source(Struct, frozen=True, tag_field="type", tag="base64"):
-    """Bytes of an image or a document, given inline."""
-
-    media_type: ShortText
-    data: str
-
-
-class TextBlock(Struct, frozen=True, tag_field="type", tag="text"):
-    """Words."""
-
-    text: str
-
-
-class ImageBlock(Struct, frozen=True, tag_field="type", tag="image"):
-    """A picture."""
-
-    source: Base64Source
-
-
-class DocumentBlock(Struct, frozen=True, tag_field="type", tag="document"):
-    """A PDF."""
-
-    source: Base64Source
-    title: str | UnsetType = UNSET
-
-
-ContentBlock: TypeAlias = TextBlock | ImageBlock | DocumentBlock
-Content: TypeAlias = str | Annotated[list[ContentBlock], Meta(min_length=1, max_length=256)]
-
-
 class UserBody(Struct, frozen=True):
     """``message`` of an SDK-shaped user frame."""
 
@@ -118,10 +88,11 @@ class UserBody(Struct, frozen=True):
 
 
 class User(_Lenient, frozen=True, tag="user"):
-    """A user message in the SDK's shape; ``uuid`` is its idempotency key."""
+    """A user message in the SDK's shape; ``uuid`` is its idempotency key.  ``steer``: hand it to the CLI mid-turn."""
 
     message: UserBody
     uuid: MessageId | UnsetType = UNSET
+    steer: bool = False
 
 
 class UserMessage(_Strict, frozen=True, tag="user_message"):
@@ -129,6 +100,7 @@ class UserMessage(_Strict, frozen=True, tag="user_message"):
 
     content: Content
     id: MessageId | UnsetType = UNSET
+    steer: bool = False
 
 
 class ControlRequest(_Lenient, frozen=True, tag="control_request"):
@@ -173,9 +145,20 @@ class End(_Strict, frozen=True, tag="broker.end"):
     """Stop the process, keep the conversation, close every client with 1000."""
 
 
-ClientFrame: TypeAlias = Hello | User | UserMessage | ControlRequest | ControlResponse | KeepAlive | Cancel | Ping | End
+class Delete(_Strict, frozen=True, tag="broker.delete"):
+    """End the conversation and wipe its directory and its record; closes every client with 4507."""
 
-UNSUPPORTED_FRAMES = frozenset({"broker.history", "broker.delete"})
+
+class History(_Strict, frozen=True, tag="broker.history"):
+    """The conversation so far, read from the transcript; ``before`` is the ``uuid`` of the oldest frame known."""
+
+    before: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$(?!\n)")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+
+
+ClientFrame: TypeAlias = (
+    Hello | User | UserMessage | ControlRequest | ControlResponse | KeepAlive | Cancel | Ping | End | Delete | History
+)  # fmt: skip
 
 # -- broker to client: frames of a connection (no seq, never replayed) -----------------------------------------------
 
@@ -204,11 +187,13 @@ class CliInfo(Struct, frozen=True):
 
 
 class TurnInfo(Struct, frozen=True):
-    """The turn that runs at ``head_seq``."""
+    """The turn that runs at ``head_seq``; ``steered``: the messages handed to the CLI since, which end with it or
+    after it."""
 
     id: str
     state: str
     first_seq: int
+    steered: list[str] = []
 
 
 class Limits(Struct, frozen=True):
@@ -223,7 +208,7 @@ class Limits(Struct, frozen=True):
 
 
 class Welcome(_Reply, frozen=True, tag="broker.welcome"):
-    """The process is bound (or the session was live): talk."""
+    """The session is there: talk.  ``start`` and ``ready_ms`` are null while it has no process."""
 
     session_id: str
     epoch: str
@@ -233,7 +218,7 @@ class Welcome(_Reply, frozen=True, tag="broker.welcome"):
     lost: Lost | None
     start: Start | None
     miss_reason: MissReason | None
-    ready_ms: float
+    ready_ms: float | None
     role: Role
     view: View
     cli: CliInfo
@@ -284,6 +269,13 @@ class GoAway(_Reply, frozen=True, tag="broker.go_away"):
     reconnect_after_ms: int
 
 
+class HistoryPage(_Reply, frozen=True, tag="broker.history"):
+    """Answer to ``broker.history``: user and assistant frames, oldest first; ``more``: there are older ones."""
+
+    frames: list[Raw]
+    more: bool
+
+
 class ControlReplyBody(Struct, frozen=True, omit_defaults=True):
     """Body of an answer to a client's control request."""
 
@@ -302,18 +294,15 @@ class ControlReply(_Reply, frozen=True, tag="control_response"):
 # -- broker to client: frames of the session (the log adds seq) ------------------------------------------------------
 
 
-class ImageNote(Struct, frozen=True, tag_field="type", tag="image"):
-    """Stands for a picture in ``broker.message``; ``bytes`` are those behind the base64."""
+class SessionTotals(Struct, frozen=True, gc=False):
+    """What a conversation has used since it began, over all of its processes."""
 
-    media_type: str
-    bytes: int
-
-
-class DocumentNote(Struct, frozen=True, tag_field="type", tag="document"):
-    """Stands for a document in ``broker.message``; ``bytes`` are those behind the base64."""
-
-    media_type: str
-    bytes: int
+    turns: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    cost_usd: float = 0.0
 
 
 class Message(_Reply, frozen=True, tag="broker.message"):
@@ -326,7 +315,8 @@ class Message(_Reply, frozen=True, tag="broker.message"):
 
 
 class TurnCompleted(_Reply, frozen=True, tag="broker.turn_completed"):
-    """The turn's ``result`` arrived.  Times in milliseconds; ``usage`` and ``cost_usd`` are this turn's."""
+    """The turn's ``result`` arrived.  Times in milliseconds; ``usage`` and ``cost_usd`` are this turn's, ``total``
+    the conversation's.  ``folded_into``: the CLI answered this message within the turn of that one."""
 
     id: str | None
     subtype: str
@@ -340,7 +330,9 @@ class TurnCompleted(_Reply, frozen=True, tag="broker.turn_completed"):
     frames: int
     usage: Any
     cost_usd: float | None
+    total: SessionTotals
     origin: Literal["client", "cli"] = "client"
+    folded_into: str | None = None
 
 
 class TurnFailed(_Reply, frozen=True, tag="broker.turn_failed"):
@@ -362,7 +354,8 @@ class RequestResolved(_Reply, frozen=True, tag="broker.request_resolved"):
 
 
 class State(_Reply, frozen=True, tag="broker.state", omit_defaults=True):
-    """What changed: the life of the session, or a successful control request."""
+    """What changed: the life of the session, or a successful control request.  ``mcp_servers`` and ``settings`` are
+    names, ``credentials`` is the kind."""
 
     state: Literal["hibernated", "restored", "ended"] | UnsetType = UNSET
     reason: str | UnsetType = UNSET
@@ -370,6 +363,16 @@ class State(_Reply, frozen=True, tag="broker.state", omit_defaults=True):
     permission_mode: str | UnsetType = UNSET
     max_thinking_tokens: int | UnsetType | None = UNSET
     mcp_errors: dict[str, str] | UnsetType = UNSET
+    mcp_servers: list[str] | UnsetType = UNSET
+    credentials: str | UnsetType = UNSET
+    settings: list[str] | UnsetType = UNSET
+    total: SessionTotals | UnsetType = UNSET
+
+
+class Debug(_Reply, frozen=True, tag="broker.debug"):
+    """One line of the CLI's debug log, at most 8 KiB of it (``options.debug``)."""
+
+    line: str
 
 
 class Dropped(_Reply, frozen=True, tag="broker.dropped"):
@@ -380,6 +383,6 @@ class Dropped(_Reply, frozen=True, tag="broker.dropped"):
 
 
 ServerFrame: TypeAlias = (
-    Welcome | Accepted | Waiting | Error | Pong | GoAway | ControlReply | Message | TurnCompleted | TurnFailed
-    | RequestResolved | State | Dropped
+    Welcome | Accepted | Waiting | Error | Pong | GoAway | HistoryPage | ControlReply | Message | TurnCompleted
+    | TurnFailed | RequestResolved | State | Debug | Dropped
 )  # fmt: skip

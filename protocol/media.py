@@ -1,6 +1,6 @@
 """A user's content as other clients of the session see it: words as they are, media as type and size."""
 
-from protocol.frames import Content, DocumentBlock, DocumentNote, ImageBlock, ImageNote, TextBlock
+from protocol.content import Content, DocumentBlock, DocumentNote, ImageBlock, ImageNote, TextBlock
 
 
 def describe(content: Content) -> str | list[TextBlock | ImageNote | DocumentNote]:

@@ -1,7 +1,7 @@
 """RFC 6455 framing of one unmasked text message, as a server sends it (section 5.2).
 
 Unmasked and uncompressed, a frame is the same bytes for every client: it is made once, kept in the replay log and
-written to all of them.  Caller: ``broker.session``.
+written to all of them.  Callers: ``broker.session``, ``broker.connection``, ``broker.view``.
 """
 
 from struct import Struct
@@ -10,6 +10,7 @@ _SHORT = Struct("!BB").pack
 _MEDIUM = Struct("!BBH").pack
 _LONG = Struct("!BBQ").pack
 _FIN_TEXT = 0x81
+_HEADS = {126: 4, 127: 10}
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -20,3 +21,8 @@ def text_frame(payload: bytes) -> bytes:
     if size < 65536:
         return _MEDIUM(_FIN_TEXT, 126, size) + payload
     return _LONG(_FIN_TEXT, 127, size) + payload
+
+
+def text_of(frame: bytes) -> bytes:
+    """The payload of a frame that ``text_frame`` has made."""
+    return frame[_HEADS.get(frame[1], 2) :]

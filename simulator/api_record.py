@@ -38,6 +38,12 @@ def credential(headers: Mapping[str, str]) -> Credential:
     return Credential("api_key", key) if key else Credential("none", "")
 
 
+def _effort(body: Mapping[str, Any]) -> Any:
+    """How hard the model shall try: a word, None where the request says nothing."""
+    config = body.get("output_config")
+    return config.get("effort") if isinstance(config, dict) else None
+
+
 class Entry:
     """One request as it came, and how its answer went: the connection's thread fills in the second group."""
 
@@ -64,6 +70,7 @@ class Entry:
             "messages": messages,
             "user_texts": list(api_reply.read(messages).texts) if isinstance(messages, list) else [],
             "tools": [tool.get("name") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else [],
+            "betas": self.request.headers.get("anthropic-beta", "").split(","), "effort": _effort(body),
             "max_tokens": body.get("max_tokens"), "thinking": body.get("thinking"), "stream": bool(body.get("stream")),
             "status": self.status, "deltas": self.deltas, "ended": self.ended,
         }  # fmt: skip

@@ -5,7 +5,7 @@ Pure: no socket, no clock; the ids come from ``secrets`` because the CLI merges 
 The user's text is **not** simply the last message.  The CLI lets attachments (``<system-reminder>`` blocks) and
 messages with the role ``system`` follow it, and after a tool call the last message holds the ``tool_result``.  So all
 blocks are read in order: the last one that a person can have written is the user's text, and a ``tool_result`` behind
-it means that the call which its directive asked for is done.
+it means that one of the calls which its directive asked for is done.
 
 Callers: ``simulator.api_exchange``, ``simulator.api_record``.  Source of shapes: the Messages API as the CLI reads it.
 """
@@ -30,7 +30,7 @@ _MESSAGES: Final = {
     429: "Number of requests has exceeded your rate limit",
     529: "Overloaded",
 }
-_NOT_WRITTEN_BY_A_PERSON: Final = re.compile(r"\s*(<[a-z][a-z-]*>|\[Request interrupted by user)")
+_NOT_WRITTEN_BY_A_PERSON: Final = re.compile(r"\s*(<[a-z][a-z-]*>|\[Request interrupted by user|\[Image: source: )")
 _SENT_IN_MID_TURN: Final = re.compile(
     r"The user sent a new message while you were working:\n(.*?)(?:\n\n(?:IMPORTANT: After|This is how)|\Z)", re.DOTALL
 )
@@ -85,8 +85,8 @@ class Conversation(NamedTuple):
 
     texts: tuple[str, ...]
     """Everything that people wrote, in order; the last is the one to answer."""
-    tool_is_done: bool
-    """A ``tool_result`` stands behind the last text."""
+    tool_results: int
+    """How many of them stand behind the last text."""
 
 
 def refuse_model(model: object) -> Refusal | None:
@@ -114,10 +114,10 @@ def plan(body: Mapping[str, Any]) -> Reply | Refusal:
     conversation = read(messages)
     text = conversation.texts[-1] if conversation.texts else ""
     try:
-        found = directives.parse(text)
+        found = directives.for_model(directives.parse(text), str(model))
         if found.error is not None:
             return refuse_status(found.error)
-        asked = None if conversation.tool_is_done else found.tool
+        asked = found.tool if conversation.tool_results < found.tool_times else None
         tool = None if asked is None else (asked[0], directives.tool_input(asked))
     except DirectiveError as error:
         return Refusal(400, str(error))
@@ -128,18 +128,18 @@ def plan(body: Mapping[str, Any]) -> Reply | Refusal:
 
 
 def read(messages: list[Any]) -> Conversation:
-    """Find what people wrote, and whether a tool answered since."""
+    """Find what people wrote, and how often a tool answered since."""
     texts: list[str] = []
-    done = False
+    results = 0
     for message in messages:
         role = message.get("role") if isinstance(message, dict) else None
         for block in _blocks(message.get("content")) if role in ("user", "system") else ():
             if block.get("type") == "tool_result":
-                done = True
+                results += 1
             elif (text := _written(role, block.get("text"))) is not None:
                 texts.append(text)
-                done = False
-    return Conversation(tuple(texts), done)
+                results = 0
+    return Conversation(tuple(texts), results)
 
 
 def _written(role: object, text: object) -> str | None:

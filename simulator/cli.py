@@ -8,16 +8,17 @@ that records every line (``simulator.ledger``).
 Standard library only, one thread, blocking I/O.  Callers: the broker in simulated mode, tests, the bench.
 """
 
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 from typing import NoReturn
 
 from simulator import faults, messages, tools, transcript
 from simulator.directives import DirectiveError, Directives, parse_words
-from simulator.flags import Flags, UsageError, parse
+from simulator.flag_values import UsageError, warnings
+from simulator.flags import Flags, parse
 from simulator.ids import random_uuid
 from simulator.intake import Intake, LineTooLong
 from simulator.ledger import Ledger, open_ledger
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _start(flags: Flags, wanted: Directives, ledger: Ledger | None, arguments: list[str]) -> int:
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: _terminate(None))
     if ledger is not None:
         ledger.meta(arguments)
     faults.at_start(wanted)
@@ -85,7 +86,15 @@ def _start(flags: Flags, wanted: Directives, ledger: Ledger | None, arguments: l
         output.send(messages.startup_failure(failure.session_id, failure.text, failure.reason))
         _complain(failure.text)
         return 1
-    return Session(flags, Settings(flags), conversation, intake, output, wanted).run()
+    settings = Settings(flags)
+    paid = settings.credential()
+    is_subscriber = paid is not None and paid.kind == "oauth_token"
+    for text in warnings(flags.effort, flags.betas, is_subscriber=is_subscriber):
+        _complain(text)
+    session = Session(flags, settings, conversation, intake, output, wanted)
+    if not wanted.ignore_term:
+        signal.signal(signal.SIGTERM, lambda _number, _frame: _terminate(session))
+    return session.run()
 
 
 def _open_conversation(flags: Flags, wanted: Directives) -> Transcript:
@@ -107,15 +116,18 @@ def _open_conversation(flags: Flags, wanted: Directives) -> Transcript:
     found = Transcript(own if flags.fork or not earlier else earlier, cwd, version, persist=flags.persist)
     if earlier is not None:
         try:
-            found.take_up(earlier, cwd)
+            found.take_up(earlier, cwd, flags.resume_at)
         except NoConversation as error:
             raise StartFailure(f"No conversation found with session ID: {earlier}", session_id=earlier) from error
     return found
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    """SIGTERM: kill the tools and go, turn or no turn; what was written stays resumable."""
+def _terminate(session: Session | None) -> NoReturn:
+    """SIGTERM: kill the tools, say what was spent and go, turn or no turn; what was written stays resumable."""
     tools.kill_running()
+    if session is not None:
+        with contextlib.suppress(OSError):
+            session.transcript.note_costs(session.usage.state())
     os._exit(SIGTERM_CODE)
 
 

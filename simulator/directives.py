@@ -45,9 +45,13 @@ class Directives(NamedTuple):
     """Delay between two deltas, in milliseconds."""
     tool: tuple[str, str] | None = None
     """(name, argument) of the tool that the model calls first; ``tool_input`` makes the input of it."""
+    tool_times: int = 1
+    """How often it calls it, one request after the other, before it answers."""
     thinking: bool = False
     error: int | None = None
     """HTTP status (400..599) with which the Messages API refuses the request."""
+    error_model: str | None = None
+    """A part of a model's name: ``error`` and ``cut_after`` hold only for requests that ask for such a model."""
     cut_after: int | None = None
     """The API's stream breaks off after that many text deltas."""
     text: str | None = None
@@ -72,6 +76,8 @@ class Directives(NamedTuple):
     garbage_line: bool = False
     huge_line: int = 0
     """Bytes of one very long, valid line that is written in the turn."""
+    unknown_frame: bool = False
+    """Two frames of a later version are written: one of a new type, one ``system`` frame of a new subtype."""
     split_writes: int = 0
     """Bytes per write: every line of the turn is written in pieces."""
     stderr_flood: int = 0
@@ -105,6 +111,13 @@ def parse_words(line: str) -> Directives:
     if end != len(inside):
         raise DirectiveError(f'"{CLOSING}" does not belong here')
     return DEFAULTS._replace(**_fields(words))
+
+
+def for_model(found: Directives, model: str) -> Directives:
+    """``found`` as a request for ``model`` sees it: without ``error`` and ``cut_after`` if they name another one."""
+    if found.error_model is None or found.error_model in model:
+        return found
+    return found._replace(error=None, cut_after=None)
 
 
 def plain(text: str) -> str:
@@ -248,8 +261,10 @@ _KEYS: Final[dict[str, tuple[Callable[[str], Any], Any]]] = {
     "ttft_ms": (_duration(3_600_000), None),
     "itl_ms": (_duration(3_600_000), None),
     "tool": (_tool, None),
+    "tool_times": (_count(0, 100), None),
     "thinking": (_flag, True),
     "error": (_count(400, 599), None),
+    "error_model": (str, None),
     "cut_after": (_count(0, _MEGABYTE), None),
     "text": (str, None),
     "burst": (_flag, True),
@@ -262,6 +277,7 @@ _KEYS: Final[dict[str, tuple[Callable[[str], Any], Any]]] = {
     "detached": (_flag, True),
     "bad_utf8": (_flag, True),
     "garbage_line": (_flag, True),
+    "unknown_frame": (_flag, True),
     "huge_line": (_count(1, 64 * _MEGABYTE), 12 * _MEGABYTE),
     "split_writes": (_count(1, _MEGABYTE), 7),
     "stderr_flood": (_count(1, 256 * _MEGABYTE), _MEGABYTE),

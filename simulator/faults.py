@@ -16,6 +16,9 @@ from simulator.output import Output
 
 FOREVER_S: Final = 3600.0
 STDERR: Final = 2
+NEW_TYPE: Final = b'{"new": [1, 2.50, {"type": "result"}], "type": "of_a_later_version", "text": "\\u00e4 \xc3\xa4"}'
+"""Spaced, escaped and ordered as the CLI never does it: whoever passes it on by decoding it changes its bytes."""
+NEW_SUBTYPE: Final = b'{"type":"system","subtype":"of_a_later_version","state":7}'
 _CHUNK: Final = 1 << 16
 
 
@@ -53,6 +56,9 @@ def before_first_delta(faults: Directives, output: Output) -> None:
     if faults.huge_line:
         head, tail = b'{"type":"tool_use_summary","summary":"', b'","preceding_tool_use_ids":[]}'
         output.line(head + b"x" * max(0, faults.huge_line - len(head) - len(tail)) + tail)
+    if faults.unknown_frame:
+        output.line(NEW_TYPE)
+        output.line(NEW_SUBTYPE)
 
 
 def after_delta(faults: Directives, said: int) -> None:

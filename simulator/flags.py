@@ -1,17 +1,18 @@
 """The command line of the CLI: which flags exist, which take a value, and what is refused.
 
-Pure.  Every flag that the real program documents is accepted; those that change nothing here are accepted and ignored,
-as long as their form is right.  Caller: ``simulator.cli``.
+Every flag that the real program documents is accepted; those that change nothing here are accepted and ignored, as long
+as their form is right.  Which values are refused stands in ``simulator.flag_values``.  Pure, but for ``--settings``.
+Caller: ``simulator.cli``.
 """
 
 import json
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from simulator import flag_values
+from simulator.flag_values import UsageError
+
 PERMISSION_MODES: Final = ("acceptEdits", "auto", "bypassPermissions", "default", "dontAsk", "plan")
-_MODE_CHOICES: Final = ("acceptEdits", "auto", "bypassPermissions", "manual", "dontAsk", "plan")
-_FORMATS: Final = ("text", "json", "stream-json")
-_EFFORTS: Final = ("low", "medium", "high", "xhigh", "max", "ultracode")
 
 SWITCHES: Final = frozenset(
     {
@@ -43,16 +44,8 @@ _SHORT: Final = {
     "p": "print", "c": "continue", "r": "resume", "v": "version", "n": "name", "d": "debug", "w": "worktree",
 }  # fmt: skip
 _SPELLINGS: Final = {"allowed-tools": "allowedTools", "disallowed-tools": "disallowedTools"}
-_CHOICES: Final[dict[str, tuple[str, ...]]] = {
-    "permission-mode": _MODE_CHOICES,
-    "input-format": ("text", "stream-json"),
-    "output-format": _FORMATS,
-    "effort": _EFFORTS,
-}
-
-
-class UsageError(Exception):
-    """A command line that the program refuses: its text goes to stderr, the exit code is 1."""
+_UNSPLIT: Final = ("add-dir", "plugin-dir", "plugin-dir-no-mcp", "betas")
+"""Lists whose values may hold a comma: one flag for each."""
 
 
 class Flags(NamedTuple):
@@ -73,7 +66,23 @@ class Flags(NamedTuple):
     allowed: tuple[str, ...] = ()
     disallowed: tuple[str, ...] = ()
     tools: tuple[str, ...] | None = None
-    max_turns: int | None = None
+    max_turns: float | None = None
+    """Requests per turn; 0 is no limit, as with the real program."""
+    max_budget_usd: float | None = None
+    """What the process may cost in its life."""
+    fallbacks: tuple[str, ...] = ()
+    """Models, or aliases, that are asked in turn when ``model`` does not answer."""
+    schema: str | None = None
+    """``--json-schema``, as text."""
+    effort: str | None = None
+    betas: tuple[str, ...] = ()
+    directories: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
+    debug: str | None = None
+    """The filter of ``--debug``, empty without one; None: nothing is logged."""
+    debug_file: str | None = None
+    resume_at: str | None = None
+    """The uuid of the last message that a resumed conversation keeps."""
     settings: str | None = None
     setting_sources: tuple[str, ...] = ("user", "project", "local")
     bare: bool = False
@@ -85,12 +94,13 @@ def parse(arguments: Sequence[str]) -> Flags:
     found = _scan(arguments)
     if "version" in found:
         return Flags(version=True)
-    _check(found)
+    flag_values.check({name: _one(found, name) or "" for name in found})
     mode = _one(found, "permission-mode") or "default"
     if "dangerously-skip-permissions" in found:
         mode = "bypassPermissions"
     sources = _one(found, "setting-sources")
-    limit = _one(found, "max-turns")
+    turns, budget = _one(found, "max-turns"), _one(found, "max-budget-usd")
+    debug_file = _one(found, "debug-file") or None
     return Flags(
         partial="include-partial-messages" in found,
         replay="replay-user-messages" in found,
@@ -106,7 +116,18 @@ def parse(arguments: Sequence[str]) -> Flags:
         allowed=_list(found, "allowedTools"),
         disallowed=_list(found, "disallowedTools"),
         tools=_list(found, "tools") if "tools" in found else None,
-        max_turns=int(limit) if limit else None,
+        max_turns=None if turns is None else flag_values.number(turns),
+        max_budget_usd=None if budget is None else flag_values.number(budget),
+        fallbacks=tuple(name for name in (_one(found, "fallback-model") or "").split(",") if name),
+        schema=_one(found, "json-schema"),
+        effort=_one(found, "effort"),
+        betas=_list(found, "betas"),
+        directories=_list(found, "add-dir"),
+        plugins=_list(found, "plugin-dir"),
+        # The file alone is enough.
+        debug="" if debug_file and "debug" not in found else _one(found, "debug"),
+        debug_file=debug_file,
+        resume_at=_one(found, "resume-session-at"),
         settings=_one(found, "settings"),
         setting_sources=Flags().setting_sources if sources is None else tuple(s for s in sources.split(",") if s),
         bare="bare" in found,
@@ -171,26 +192,6 @@ def _name(word: str) -> tuple[str, str, str]:
     return name, equals, value
 
 
-def _check(found: dict[str, list[str]]) -> None:
-    for name, choices in _CHOICES.items():
-        value = _one(found, name)
-        if value is not None and value not in (*choices, "default"):
-            what = "mode" if name == "permission-mode" else "format" if name.endswith("format") else "level"
-            raise UsageError(
-                f"error: option '--{name} <{what}>' argument '{value}' is invalid. "
-                f"Allowed choices are {', '.join(choices)}."
-            )
-    if _one(found, "input-format") != "stream-json" or _one(found, "output-format") != "stream-json":
-        raise UsageError("Error: the simulator speaks --input-format=stream-json and --output-format=stream-json only.")
-    if "verbose" not in found:
-        raise UsageError("Error: When using --print, --output-format=stream-json requires --verbose")
-    limit = _one(found, "max-turns")
-    if limit is not None and not (limit.isascii() and limit.isdigit() and 0 < int(limit) < 10**9):
-        raise UsageError(f"error: option '--max-turns <turns>' argument '{limit}' is invalid.")
-    if "session-id" in found and ("resume" in found or "continue" in found) and "fork-session" not in found:
-        raise UsageError("Error: --session-id with --continue or --resume also needs --fork-session.")
-
-
 def _one(found: dict[str, list[str]], name: str) -> str | None:
     """The last value of a flag, empty if it has none, None if the flag is not there."""
     values = found.get(name)
@@ -199,6 +200,8 @@ def _one(found: dict[str, list[str]], name: str) -> str | None:
 
 def _list(found: dict[str, list[str]], name: str) -> tuple[str, ...]:
     """Values of a list flag: repeated, separated by blanks or by commas that do not stand in parentheses."""
+    if name in _UNSPLIT:
+        return tuple(found.get(name, ()))
     items: list[str] = []
     for value in found.get(name, []):
         depth, item = 0, ""

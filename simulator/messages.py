@@ -1,7 +1,7 @@
 """Shapes of what the CLI says: every message that is not part of an API stream.
 
 Pure but for ids and times.  Keys and their order are those of 2.1.329 (in a ``result``, ``type`` is not the first one).
-Longer than most files because each shape is written out once, key by key.
+It has more than 300 lines because each shape is written out once, key by key.
 Callers: ``simulator.session``, ``simulator.turn``, ``simulator.controls``, ``simulator.commands``, ``simulator.cli``.
 """
 
@@ -10,6 +10,7 @@ import time
 from typing import Any, Final, NamedTuple
 
 from simulator import models
+from simulator.extensions import Extensions
 from simulator.ids import new_id, new_uuid, random_uuid, timestamp
 from simulator.refusals import Refusal
 from simulator.transcript import project_dir
@@ -62,6 +63,8 @@ class Outcome(NamedTuple):
     counted: bool = True
     local_command: str | None = None
     first_token_ms: int | None = None
+    structured: Message | None = None
+    """What was given through the tool for structured output."""
 
 
 def tail(session_id: str) -> Message:
@@ -81,7 +84,8 @@ def lifecycle(session_id: str, message_uuid: str, state: str) -> Message:
 
 
 def init(session_id: str, *, model: str, mode: str, source: str, tools: list[str], servers: list[Message],
-         version: str, agents: list[str], uuids: list[str]) -> Message:  # fmt: skip
+         version: str, agents: list[str], uuids: list[str], style: str, directories: list[str],
+         extensions: Extensions) -> Message:  # fmt: skip
     """``system/init``, at the start of every turn."""
     cwd = os.getcwd()
     return {
@@ -93,14 +97,15 @@ def init(session_id: str, *, model: str, mode: str, source: str, tools: list[str
         "mcp_servers": servers,
         "model": model,
         "permissionMode": mode,
-        "slash_commands": list(SLASH_COMMANDS),
+        "slash_commands": [*SLASH_COMMANDS, *extensions.commands],
         "terminal_slash_commands": [],
         "apiKeySource": source,
         "claude_code_version": version,
-        "output_style": "default",
+        "output_style": style,
         "agents": agents,
-        "skills": [],
-        "plugins": [],
+        "skills": extensions.skills,
+        "plugins": extensions.plugins,
+        **({"plugin_errors": extensions.errors} if extensions.errors else {}),
         "capabilities": list(INIT_CAPABILITIES),
         "analytics_disabled": True,
         "product_feedback_disabled": True,
@@ -108,7 +113,7 @@ def init(session_id: str, *, model: str, mode: str, source: str, tools: list[str
         "uuid": new_uuid(),
         "memory_paths": {"auto": os.path.join(project_dir(cwd), "memory", "")},
         "original_cwd": cwd,
-        "additional_directories": [],
+        "additional_directories": directories,
         **_FAST_MODE,
         "view_mode": "default",
         **({"user_message_uuids": uuids} if uuids else {}),
@@ -184,7 +189,8 @@ def user(session_id: str, content: Any, **extra: Any) -> Message:
 
 
 def result(session_id: str, outcome: Outcome, usage: Usage, *, began: float, api_ms: float, index: int,
-           denials: list[Message], queued: int, uuids: list[str], last: str | None) -> Message:  # fmt: skip
+           denials: list[Message], queued: int, uuids: list[str], last: str | None,
+           origin: Message | None) -> Message:  # fmt: skip
     """The one ``result`` of a turn.  ``last``: the last of the messages that began it; others may have joined later."""
     message: Message = {
         "duration_api_ms": round(api_ms),
@@ -197,6 +203,8 @@ def result(session_id: str, outcome: Outcome, usage: Usage, *, began: float, api
     }
     if outcome.terminal_reason is not None:
         message["terminal_reason"] = outcome.terminal_reason
+    if origin is not None:
+        message["origin"] = origin
     message |= {
         **_FAST_MODE,
         "subagent_stats": _SUBAGENTS,
@@ -243,30 +251,30 @@ def startup_failure(session_id: str, text: str, reason: str | None) -> Message:
     }
 
 
-def can_use_tool(request_id: str, block: Message, hints: list[Message], path: str | None) -> Message:
-    """The permission prompt for a ``tool_use`` block."""
+def can_use_tool(block: Message, **more: Any) -> Message:
+    """The permission prompt for a ``tool_use`` block, as the request of a control request."""
     tool, given = block["name"], block["input"]
-    request = {
+    about = given.get("description") or given.get("file_path") or given.get("url")
+    return {
         "subtype": "can_use_tool",
         "tool_name": tool,
         "display_name": tool,
         "input": given,
-        "description": str(given.get("description") or given.get("file_path") or given.get("url") or tool),
-        "permission_suggestions": hints,
-        "blocked_path": path,
+        **({"description": str(about)} if about else {}),
         "tool_use_id": block["id"],
+        **more,
     }
-    return {"type": "control_request", "request_id": request_id, "request": request}
 
 
-def initialized(account: Message, agents: list[Message], mode: str, state: str, version: str) -> Message:
+def initialized(account: Message, agents: list[Message], mode: str, state: str, version: str, style: str,
+                extensions: Extensions) -> Message:  # fmt: skip
     """The payload of the ``initialize`` answer."""
+    builtin = [{"name": name, "description": name, "argumentHint": "", "builtin": True} for name in SLASH_COMMANDS]
+    found = [{name: row[name] for name in row if name != "body"} for row in extensions.commands.values()]
     return {
-        "commands": [
-            {"name": name, "description": name, "argumentHint": "", "builtin": True} for name in SLASH_COMMANDS
-        ],
+        "commands": builtin + found,
         "agents": agents,
-        "output_style": "default",
+        "output_style": style,
         "available_output_styles": ["default", "Explanatory", "Learning"],
         "models": models.listing(),
         "account": account,
@@ -289,6 +297,8 @@ def _ending(outcome: Outcome) -> Message:
     if outcome.error_type is not None:
         ending["api_error_type"] = outcome.error_type
     ending["result"] = outcome.text
+    if outcome.structured is not None:
+        ending["structured_output"] = outcome.structured
     if outcome.first_token_ms is not None:
         ending["ttft_ms"] = outcome.first_token_ms
     return ending

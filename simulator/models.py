@@ -43,6 +43,12 @@ def find(name: str) -> Model:
     return _BY_NAME.get(name) or SONNET._replace(name=name, title=name)
 
 
+def title(name: str) -> str:
+    """What people call the model of a full name."""
+    known = _BY_NAME.get(name)
+    return known.title if known else name
+
+
 def listing() -> list[dict[str, Any]]:
     """``models`` of the ``initialize`` answer."""
     return [

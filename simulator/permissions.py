@@ -22,15 +22,24 @@ EDITING_COMMANDS: Final = frozenset({"cp", "mkdir", "mv", "rm", "rmdir", "sed", 
 READING_TOOLS: Final = frozenset({"Task", "Read", "ToolSearch", "TaskStop", "ListAgents"})
 EDITING_TOOLS: Final = frozenset({"Edit", "NotebookEdit", "Write"})
 _RULE: Final = re.compile(r"([^()]+)(?:\((.*)\))?", re.DOTALL)
+_ANOTHER_WAY: Final = (
+    "IMPORTANT: You *may* attempt to accomplish this action using other tools that might naturally be used to "
+    "accomplish this goal, e.g. using head instead of cat. But you *should not* attempt to work around this "
+    "denial in malicious ways, e.g. do not use your ability to run tests to execute non-test actions. You should "
+    "only try to work around this restriction in reasonable ways that do not attempt to bypass the intent behind "
+    "this denial. If you believe this capability is essential to complete the user's request, STOP and explain to "
+    "the user what you were trying to do and why you need this permission. Let the user decide how to proceed."
+)
 _SEPARATORS: Final = re.compile(r"&&|\|\||[;|&\n]")
 
 
 class Rules(NamedTuple):
-    """Rule texts by what they do."""
+    """Rule texts by what they do, and the directories that count as the working directory does."""
 
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     ask: tuple[str, ...] = ()
+    directories: tuple[str, ...] = ()
 
 
 class Decision(NamedTuple):
@@ -52,11 +61,11 @@ def decide(tool: str, given: dict[str, Any], mode: str, rules: Rules, cwd: str) 
     must_ask = _is_matched(rules.ask, tool, given, every=False)
     if not must_ask and _is_matched(rules.allow, tool, given, every=True):
         return Decision("allow", "rule")
-    if not must_ask and _is_harmless(tool, given, mode, cwd):
+    if not must_ask and (mode == "auto" or _is_harmless(tool, given, mode, (cwd, *rules.directories))):
         return Decision("allow", "mode")
     if mode == "dontAsk":
         text = f"Permission to use {tool} has been denied because Claude Code is running in don't ask mode."
-        return Decision("deny", "mode", text)
+        return Decision("deny", "mode", f"{text} {_ANOTHER_WAY}")
     return Decision("ask", "rule" if must_ask else "other")
 
 
@@ -130,17 +139,17 @@ def _is_content(content: str, value: str) -> bool:
     return re.fullmatch(pattern, value, re.DOTALL) is not None
 
 
-def _is_harmless(tool: str, given: dict[str, Any], mode: str, cwd: str) -> bool:
+def _is_harmless(tool: str, given: dict[str, Any], mode: str, places: tuple[str, ...]) -> bool:
     if tool == "Bash":
         line = str(given.get("command", ""))
         names = {command.split()[0] for command in commands(line)}
         allowed = READ_ONLY_COMMANDS | (EDITING_COMMANDS if mode == "acceptEdits" else frozenset())
         return ">" not in line and "$(" not in line and "`" not in line and bool(names) and names <= allowed
     if tool in EDITING_TOOLS:
-        return mode == "acceptEdits" and _is_inside(given, cwd)
-    return tool in READING_TOOLS and ("file_path" not in given or _is_inside(given, cwd))
+        return mode == "acceptEdits" and _is_inside(given, places)
+    return tool in READING_TOOLS and ("file_path" not in given or _is_inside(given, places))
 
 
-def _is_inside(given: dict[str, Any], cwd: str) -> bool:
-    path = os.path.normpath(os.path.join(cwd, str(given.get("file_path", ""))))
-    return path.startswith(cwd + os.sep)
+def _is_inside(given: dict[str, Any], places: tuple[str, ...]) -> bool:
+    path = os.path.normpath(os.path.join(places[0], str(given.get("file_path", ""))))
+    return any(path.startswith(place + os.sep) for place in places)

@@ -1,6 +1,6 @@
 """When the API refuses a request, and what the CLI makes of it.
 
-Pure.  Caller: ``simulator.turn``.
+Pure.  Callers: ``simulator.attempts``, ``simulator.conversation``.
 """
 
 from typing import Final, NamedTuple
@@ -36,16 +36,16 @@ _KINDS: Final = {
 }
 
 
-def find(settings: Settings, wanted: Directives, problem: str | None) -> Refusal | None:
-    """The refusal of a turn's first request, or None.  ``problem`` is a directive that could not be read."""
+def find(settings: Settings, wanted: Directives, problem: str | None, model: str) -> Refusal | None:
+    """The refusal of a request for ``model``, or None.  ``problem`` is a directive that could not be read."""
     credential = settings.credential()
     if credential is None:
         return _NOT_LOGGED_IN
     if credential.is_bad:
         return of_status(401)
-    if not models.is_known(settings.model):
+    if not models.is_known(model):
         hint = "It may not exist or you may not have access to it. Run --model to pick a different model."
-        return of_status(404, f"There's an issue with the selected model ({settings.model}). {hint}")
+        return of_status(404, f"There's an issue with the selected model ({model}). {hint}")
     if problem is not None:
         return of_status(400, f"API Error: 400 {problem}")
     return None if wanted.error is None else of_status(wanted.error)

@@ -1,12 +1,12 @@
 """One API message of a turn: thoughts, then text or a tool call, at the pace that was asked for.
 
 The ``assistant`` line comes before the ``content_block_stop`` of its block, as with the real program.
-Owner and caller: ``simulator.turn``.
+Owner and caller: ``simulator.conversation``.
 """
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from simulator import faults, messages
 from simulator.messages import Message
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 BASE_INPUT_TOKENS: Final = 100
 CHARACTERS_PER_TOKEN: Final = 4
+
+
+class Stopped(Exception):
+    """The turn was interrupted at a wait."""
 
 
 class CutOff(Exception):
@@ -32,9 +36,10 @@ class Reply:
         self._turn = turn
         self._session = session
         self._wanted = turn.directives
-        self._model = session.settings.model
+        self._model = turn.model
         self._requested = time.monotonic()
         self._has_started = False
+        self._has_text = False
         tokens = BASE_INPUT_TOKENS + session.transcript.characters // CHARACTERS_PER_TOKEN
         self._stream = Stream(session.output, session.session_id, self._model, tokens, partial=session.flags.partial)
 
@@ -42,6 +47,7 @@ class Reply:
         """A text; returns it whole."""
         self._begin()
         stream, wanted = self._stream, self._wanted
+        self._has_text = True
         stream.open({"type": "text", "text": ""})
         faults.before_first_delta(wanted, self._session.output)
         if wanted.burst and wanted.cut_after is wanted.die_after is wanted.hang is None:
@@ -88,6 +94,11 @@ class Reply:
             stream.abandon(kept=kept, tells_delta=tells_delta)
             self._account()
 
+    @property
+    def said(self) -> str:
+        """The text so far, of a message that was cut off."""
+        return self._stream.said if self._has_text else ""
+
     def _begin(self) -> None:
         turn, stream = self._turn, self._stream
         turn.pause(self._wanted.ttft_ms / 1000)
@@ -124,9 +135,13 @@ class Reply:
         self._say_block()
         self._stream.close()
 
-    def _say_block(self, **extra: bool) -> None:
+    def _say_block(self, **extra: Any) -> None:
         session, stream, turn = self._session, self._stream, self._turn
         block = stream.finished_block()
+        said = block["content"][0]
+        if said["type"] == "tool_use" and said["name"].startswith("mcp__"):
+            title = session.servers.title_of(said["name"])
+            extra["tool_use_meta"] = [{"id": said["id"], **title}]
         line = messages.assistant(session.session_id, block, stream.request_id, turn.unmarked, **extra)
         turn.unmarked = []
         session.transcript.assistant(line["message"], line["uuid"])

@@ -1,29 +1,38 @@
-"""One process, one conversation: the queue of user messages, the open prompts, and who is told what.
+"""One process, one conversation: what waits, what is open, and who is told what.
 
-Owner: ``simulator.cli``.  Callers: ``simulator.controls``, ``simulator.turn``, ``simulator.commands``.
+Owner: ``simulator.cli``.  Callers: ``simulator.controls``, ``simulator.turn``, and everything that speaks in a turn.
 """
 
 import json
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from simulator import messages
+from simulator import extensions, messages, structured
+from simulator.checkpoints import Checkpoints
 from simulator.controls import answer
+from simulator.debug import DebugLog
 from simulator.directives import Directives
 from simulator.faults import hang
 from simulator.flags import Flags
+from simulator.hooks import Hooks
+from simulator.inbox import MAX_MESSAGES, Inbox
 from simulator.intake import Intake
 from simulator.messages import Message
 from simulator.output import Output, encode
 from simulator.permissions import removed_tools
+from simulator.questions import Questions
 from simulator.settings import Settings
-from simulator.transcript import Transcript, text_of
+from simulator.tasks import Tasks
+from simulator.transcript import Transcript
 from simulator.turn import Turn, run_turn
 from simulator.usage import Usage
 
-MAX_QUEUE: Final = 10_000
+if TYPE_CHECKING:
+    from simulator.mcp import Steps
+    from simulator.servers import Servers
+
+_OFF: Final = ("", "0", "false")
 
 
 class Leave(Exception):
@@ -33,19 +42,6 @@ class Leave(Exception):
         super().__init__(text)
         self.code = code
         self.text = text
-
-
-class UserMessage(NamedTuple):
-    """A ``user`` line of stdin."""
-
-    content: Any
-    text: str
-    uuid: str
-    is_composed: bool
-
-    @property
-    def is_command(self) -> bool:
-        return self.text.startswith("/") and not self.is_composed
 
 
 class Session:
@@ -63,15 +59,21 @@ class Session:
         )
         """What ``SIMULATOR_FAULTS`` says about turns (pace, length); what acted at the start does not act again."""
         self.version = faults.version or messages.VERSION
-        self.usage = Usage(transcript.cost_usd)
-        self.queue: deque[UserMessage] = deque()
+        self.usage = Usage(transcript.cost_state)
+        self.debug = DebugLog(flags.debug, flags.debug_file)
+        self.extensions = extensions.load(flags, self.cwd)
+        self.inbox = Inbox()
         self.turn: Turn | None = None
-        self.prompts: dict[str, Message] = {}
-        """Permission prompts that nobody has answered yet, by request id."""
-        self.answers: dict[str, Message] = {}
+        self.last_text = ""
+        """What the user said last: the model, woken by a task, answers that again."""
+        self.questions = Questions(self.send)
+        self.hooks = Hooks(self)
+        self.tasks = Tasks(self)
+        self.checkpoints = Checkpoints()
         self.agents: list[Message] = [{"name": name, "description": text} for name, text in messages.AGENTS]
-        self.servers: dict[str, Message] = {}
-        """MCP servers by name, each with its status."""
+        self.agents += self.extensions.agents
+        self.shows_subagents = os.environ.get("CLAUDE_CODE_FORWARD_SUBAGENT_TEXT", "") not in _OFF
+        """The text of a subagent in the foreground is told."""
         self.is_initialized = False
         self.first_is_stopped = False
         """The first turn of the process was interrupted before it began; a later turn forgets such an interrupt."""
@@ -83,7 +85,10 @@ class Session:
         self.deferred: list[Callable[[], None]] = []
         """Answers that take longer than those to the lines behind them."""
         self._intake = intake
-        self._tells_state = os.environ.get("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "") not in {"", "0", "false"}
+        self._servers: Servers | None = None
+        self._held: tuple[Steps[Any], Callable[[Steps[Any]], bool]] | None = None
+        """What the lines behind it wait for."""
+        self._tells_state = os.environ.get("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "") not in _OFF
         self._last_failed = False
 
     @property
@@ -105,21 +110,40 @@ class Session:
         """Names of the tools that exist in this session."""
         chosen = self.flags.tools
         names = [name for name in messages.TOOLS if chosen is None or name in chosen or "default" in chosen]
+        names += [structured.TOOL] if self.settings.schema is not None else []
         return [name for name in names if name not in removed_tools(self.flags.disallowed)]
+
+    @property
+    def has_servers(self) -> bool:
+        return self._servers is not None
+
+    @property
+    def servers(self) -> "Servers":
+        """The MCP servers; the first look at them loads what it takes to reach one."""
+        if self._servers is None:
+            from simulator.servers import Servers  # noqa: PLC0415 - only sessions with MCP servers pay for an HTTP client
+
+            self._servers = Servers(self)
+        return self._servers
 
     def run(self) -> int:
         """Run turns until stdin ends or a signal comes; returns the exit code.  Raises ``Leave``."""
         is_fresh = True
         while not self.was_signalled:
-            if self.queue:
+            if self.inbox:
                 # The first message of an idle process has a turn of its own; what queued up meanwhile shares the next.
-                run_turn(self, self._take(alone=is_fresh))
-                is_fresh = not self.queue
-            elif self._intake.eof:
+                run_turn(self, self.inbox.take(alone=is_fresh))
+                is_fresh = not self.inbox
+            elif self.tasks.waiting:
+                self.tasks.waiting.pop(0)()
+            elif (origin := self.tasks.take_news()) is not None:
+                self.set_state("running")
+                run_turn(self, [], origin)
+            elif self._intake.eof and self._held is None:
                 break
             else:
                 self.listen(None)
-        self.transcript.flush()
+        self.transcript.end(self.usage.state())
         if self.ignores_eof and not self.was_signalled:
             hang()
         return 1 if self._last_failed and not self.was_signalled else 0
@@ -130,15 +154,38 @@ class Session:
         Returns early when anything happened.  Raises ``Leave``.
         """
         seconds = self.transcript.sooner(seconds)
-        ready = self._intake.wait(seconds, also)
-        while (line := self._intake.take()) is not None:
+        watched = [*also, *self.tasks.fds]
+        if self._servers is not None:
+            seconds = self._servers.sooner(seconds)
+            watched += self._servers.fds
+        ready = self._intake.wait(seconds, watched)
+        self._go_on()
+        while self._held is None and (line := self._intake.take()) is not None:
             self._dispatch(line)
         while self.deferred:
             self.deferred.pop(0)()
+        if self.is_at_end:
+            self.questions.close()
+        self._go_on()
+        self.tasks.look()
         if self.was_signalled and self.turn is not None:
             self.turn.is_stopped = True
         self.transcript.flush_if_due()
-        return ready
+        return [descriptor for descriptor in ready if descriptor in also]
+
+    def hold(self, steps: "Steps[Any]", finish: "Callable[[Steps[Any]], bool]") -> None:
+        """Look at no further line until ``finish`` says that ``steps`` are at their end."""
+        self._held = steps, finish
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Let what takes time go on."""
+        if self._servers is not None:
+            self._servers.advance()
+        if self._held is not None:
+            steps, finish = self._held
+            if finish(steps):
+                self._held = None
 
     def send(self, message: Message) -> None:
         self.output.send(message)
@@ -152,12 +199,24 @@ class Session:
         if uuid:
             self.send(messages.lifecycle(self.session_id, uuid, state))
 
+    def replay(self, content: Any, uuid: str) -> None:
+        """Repeat a user message that a turn has taken up, where the flags ask for it."""
+        if self.flags.replay:
+            line = messages.user(self.session_id, content)
+            self.send({**line, **({"uuid": uuid} if uuid else {}), "isReplay": True})
+
     def set_state(self, state: str) -> None:
         """Tell ``idle``, ``running`` or ``requires_action`` where the environment asks for it."""
         if state != self.state:
             self.state = state
             if self._tells_state:
                 self.system("session_state_changed", state=state)
+
+    def rest(self) -> None:
+        """Say ``idle`` between two turns, again if it was said before, unless something is going on."""
+        if self.turn is None and not self.inbox and not self.tasks.has_agent:
+            self.state = ""
+            self.set_state("idle")
 
     def tell_limits(self, status: str) -> None:
         """Tell a subscription (an OAuth token) how its rate limit stands, if that is news."""
@@ -176,24 +235,16 @@ class Session:
         self.results += 1
         self._last_failed = bool(result["is_error"])
         frames = [result, *(messages.lifecycle(self.session_id, uuid, state) for uuid in uuids)]
-        if not self.queue and not self.was_signalled:
+        if not self.inbox and not self.was_signalled and not self.tasks.has_agent:
             self.state = "idle"
             if self._tells_state:
                 frames.append(messages.system(self.session_id, "session_state_changed", state="idle"))
         self.output.lines([encode(frame) for frame in frames])
 
-    def fold(self) -> list[UserMessage]:
-        """Take what came while a tool ran, for the running turn; commands wait for their own."""
-        folded = []
-        while self.queue and not self.queue[0].is_command:
-            folded.append(self.queue.popleft())
-        return folded
-
-    def _take(self, *, alone: bool) -> list[UserMessage]:
-        batch = [self.queue.popleft()]
-        while self.queue and not alone and not batch[0].is_command and not self.queue[0].is_command:
-            batch.append(self.queue.popleft())
-        return batch
+    def fail(self, text: str) -> NoReturn:
+        """End the program as one that is broken: a zeroed ``result``, ``text`` on stderr, exit code 1."""
+        self.send(messages.startup_failure(self.session_id, text, None))
+        raise Leave(1, text)
 
     def _dispatch(self, line: bytes) -> None:
         """Act on one line of stdin."""
@@ -212,7 +263,9 @@ class Session:
         elif kind == "control_request":
             self._control(message)
         elif kind == "control_response":
-            self._answer(message.get("response"))
+            self.questions.accept(message.get("response"))
+            if self.flags.replay:
+                self.send(message)
         elif kind == "update_environment_variables":
             self.settings.update_environment(message.get("variables"))
 
@@ -224,24 +277,17 @@ class Session:
             raise Leave(1, f"Error: Expected message role 'user', got '{role}'")
         content = message.get("content")
         uuid = line["uuid"] if isinstance(line.get("uuid"), str) else ""
-        if not isinstance(content, (str, list)) or len(self.queue) >= MAX_QUEUE:
+        if not isinstance(content, (str, list)) or len(self.inbox) >= MAX_MESSAGES:
             self.lifecycle(uuid, "completed")
             return
         if self.state == "idle":
             self.set_state("running")
         self.lifecycle(uuid, "queued")
-        self.queue.append(UserMessage(content, text_of(content), uuid, bool(line.get("client_composed"))))
-        if self.flags.replay:
-            self.send({**messages.user(self.session_id, content), **({"uuid": uuid} if uuid else {}), "isReplay": True})
+        if self.inbox.put(line, content, uuid).is_urgent and self.turn is not None:
+            self.turn.preempt()
 
     def _control(self, message: Message) -> None:
         request = message.get("request")
         if not isinstance(request, dict):
             raise Leave(1, "Error: Missing request on control_request")
         answer(self, str(message.get("request_id", "")), request)
-
-    def _answer(self, response: Any) -> None:
-        """An answer to a permission prompt; one to anything else is ignored."""
-        request_id = response.get("request_id") if isinstance(response, dict) else None
-        if isinstance(request_id, str) and self.prompts.pop(request_id, None) is not None:
-            self.answers[request_id] = response

@@ -1,7 +1,8 @@
 """What a running session is set to: credential, model, permission mode and rules, the settings layer.
 
 Nothing here talks.  The spawn environment counts, ``update_environment_variables`` carries an OAuth token and nothing
-else, and the settings layer (``--settings``, ``apply_flag_settings``) beats both.
+else, and the settings layer (``--settings``, ``apply_flag_settings``) beats both.  Which layers are sound stands in
+``simulator.settings_layer``.
 Owner: ``simulator.session``.  Callers: ``simulator.controls``, ``simulator.turn``, ``simulator.tools``.
 """
 
@@ -9,15 +10,17 @@ import json
 import os
 from typing import Any, Final, NamedTuple
 
-from simulator import models
-from simulator.flags import Flags, UsageError, flag_settings
+from simulator import flag_values, models, settings_layer, structured
+from simulator.flags import Flags, flag_settings
 from simulator.permissions import Rules
+from simulator.settings_layer import BEHAVIORS, SettingsError
 from simulator.transcript import config_dir
 
 OAUTH: Final = "CLAUDE_CODE_OAUTH_TOKEN"
 # In the order in which the CLI prefers them.
 _KINDS: Final = (("auth_token", "ANTHROPIC_AUTH_TOKEN"), ("api_key", "ANTHROPIC_API_KEY"), ("oauth_token", OAUTH))
-_BEHAVIORS: Final = ("allow", "deny", "ask")
+EFFORTS: Final = ("low", "medium", "high", "xhigh", "max", "ultracode")
+DEFAULT_EFFORT: Final = "medium"
 _SCRUBBED: Final = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
 
 
@@ -32,12 +35,8 @@ class Credential(NamedTuple):
         return "bad" in self.value
 
 
-class SettingsError(ValueError):
-    """A settings object that the CLI refuses as a whole."""
-
-
 class Settings:
-    """The settings of one process; raises ``UsageError`` for a bad ``--settings``."""
+    """The settings of one process; raises ``UsageError`` for a bad ``--settings`` or ``--json-schema``."""
 
     def __init__(self, flags: Flags) -> None:
         self._flags = flags
@@ -45,16 +44,20 @@ class Settings:
         self._oauth = os.environ.get(OAUTH, "")
         self.model = models.resolve(flags.model)
         self.mode = flags.permission_mode
+        self._told_mode = self.mode
         self.layer: dict[str, Any] = {}
         self.env: dict[str, str] = {}
         """Variables of the settings layer, which once set are changed but never removed."""
         self.max_thinking_tokens: int | None = None
-        self._added: dict[str, list[str]] = {behavior: [] for behavior in _BEHAVIORS}
-        self._user = _read_user_settings() if "user" in flags.setting_sources else {}
-        try:
-            self.apply(flag_settings(flags))
-        except SettingsError as error:
-            raise UsageError(f"Error processing settings: {error}") from error
+        self.schema = flag_values.schema(flags.schema)
+        """What answers must fit, if anything."""
+        self.effort: str | None = flags.effort if flags.effort in EFFORTS else DEFAULT_EFFORT
+        self._added: dict[str, list[str]] = {behavior: [] for behavior in BEHAVIORS}
+        self._user = settings_layer.read(_user_settings_path()) if "user" in flags.setting_sources else {}
+        local = os.path.join(os.getcwd(), ".claude", "settings.local.json")
+        # Rules of the project itself are not honoured: nobody has said that its directory is trusted.
+        self._local = settings_layer.read(local) if "local" in flags.setting_sources else {}
+        self.apply(settings_layer.sound(flag_settings(flags)))
 
     def credential(self) -> Credential | None:
         """The credential that wins, or None."""
@@ -88,16 +91,50 @@ class Settings:
         if not isinstance(patch, dict):
             kind = "null" if patch is None else "array" if isinstance(patch, list) else _javascript_type(patch)
             raise SettingsError(f"apply_flag_settings requires `settings` to be an object, got {kind}")
-        env, permissions = patch.get("env") or {}, patch.get("permissions") or {}
-        if not isinstance(env, dict) or not all(isinstance(value, (str, int, float)) for value in env.values()):
-            raise SettingsError("env: expected an object of strings")
-        if not isinstance(permissions, dict) or not all(_is_rule_list(permissions.get(key)) for key in _BEHAVIORS):
-            raise SettingsError("permissions: expected lists of rules")
-        self.env.update({name: str(value) for name, value in env.items()})
+        if wrong := settings_layer.problems(patch):
+            raise SettingsError(
+                "apply_flag_settings: nothing in this request was applied and earlier settings stay in force. "
+                f"Fix or remove these invalid settings and send it again: {', '.join(wrong)}"
+            )
+        for name, value in (patch.get("env") or {}).items():
+            # A variable is set to an empty text, never removed; null becomes a text, too.
+            self.env[name] = "null" if value is None else str(value)
         merged = {**self.layer, **patch}
+        if "effortLevel" in patch:
+            self._set_effort(patch["effortLevel"])
+            if patch["effortLevel"] not in EFFORTS[:-1]:
+                del merged["effortLevel"]
         self.layer = {key: value for key, value in merged.items() if value is not None}
         if isinstance(patch.get("model"), str):
             self.model = models.resolve(patch["model"])
+
+    def use_schema(self, schema: Any) -> bool:
+        """``jsonSchema`` of ``initialize``; False for what the real program does not survive.
+
+        A bad one is forgotten.
+        """
+        if schema is not None and not isinstance(schema, (dict, list)):
+            return False
+        if isinstance(schema, dict) and structured.problem(schema) is None:
+            self.schema = schema
+        return True
+
+    @property
+    def directories(self) -> list[str]:
+        """Directories in which tools may read as in the working directory; of the launch's, those that exist."""
+        late = (self.layer.get("permissions") or {}).get("additionalDirectories") or []
+        early = [path for path in self._flags.directories if os.path.isdir(path)]
+        return list(dict.fromkeys(os.path.normpath(os.path.join(os.getcwd(), path)) for path in (*early, *late)))
+
+    @property
+    def output_style(self) -> str:
+        return str(self.layer.get("outputStyle") or "default")
+
+    def is_mode_news(self) -> bool:
+        """Whether the mode is another one than when this was last asked: only that is told."""
+        is_news = self.mode != self._told_mode
+        self._told_mode = self.mode
+        return is_news
 
     def set_model(self, name: str | None) -> None:
         """Another model; None is the one of the launch."""
@@ -115,13 +152,13 @@ class Settings:
 
     def rules(self) -> Rules:
         """All rules that hold now, of every source."""
-        lists = {behavior: list(self._added[behavior]) for behavior in _BEHAVIORS}
-        for layer in (self.layer, self._user):
-            for behavior in _BEHAVIORS:
+        lists = {behavior: list(self._added[behavior]) for behavior in BEHAVIORS}
+        for layer in (self.layer, self._user, self._local):
+            for behavior in BEHAVIORS:
                 lists[behavior] += (layer.get("permissions") or {}).get(behavior) or []
         lists["allow"] += self._flags.allowed
         lists["deny"] += self._flags.disallowed
-        return Rules(tuple(lists["allow"]), tuple(lists["deny"]), tuple(lists["ask"]))
+        return Rules(tuple(lists["allow"]), tuple(lists["deny"]), tuple(lists["ask"]), tuple(self.directories))
 
     def tool_environment(self) -> dict[str, str]:
         """What a tool's child sees: settings variables, the API key among them, but never the OAuth token."""
@@ -130,9 +167,14 @@ class Settings:
         shown = (name for name in merged if name not in hidden and not name.startswith("SIMULATOR_"))
         return {name: merged[name] for name in shown}
 
-
-def _is_rule_list(value: Any) -> bool:
-    return value is None or (isinstance(value, list) and all(isinstance(rule, str) for rule in value))
+    def _set_effort(self, value: Any) -> None:
+        """An unknown word changes nothing; null is the model's own default, not that of the launch."""
+        if value is None:
+            self.effort = DEFAULT_EFFORT
+        elif value in EFFORTS:
+            self.effort = "xhigh" if value == "ultracode" else value
+        elif not isinstance(value, str):
+            self.effort = None
 
 
 def _javascript_type(value: Any) -> str:
@@ -141,14 +183,3 @@ def _javascript_type(value: Any) -> str:
 
 def _user_settings_path() -> str:
     return os.path.join(config_dir(), "settings.json")
-
-
-def _read_user_settings() -> dict[str, Any]:
-    try:
-        with open(_user_settings_path(), encoding="utf-8") as file:
-            value = json.load(file)
-    except (OSError, ValueError, RecursionError):
-        return {}
-    permissions = value.get("permissions") if isinstance(value, dict) else None
-    sound = isinstance(permissions, dict) and all(_is_rule_list(permissions.get(key)) for key in _BEHAVIORS)
-    return value if isinstance(value, dict) and (permissions is None or sound) else {}

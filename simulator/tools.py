@@ -1,4 +1,4 @@
-"""Running a tool call: Bash for real, everything else canned.
+"""Running a tool call: Bash and the tools for files for real, everything else canned.
 
 A command runs in the process group of the simulator, so that a parent that kills the group kills it too; an interrupt
 kills the command with all its descendants.  Owner and caller: ``simulator.turn``.
@@ -9,6 +9,8 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
+
+from simulator import files
 
 Listen = Callable[[float | None, Sequence[int]], list[int]]
 """Waits like ``Session.listen``; whatever it raises ends the tool."""
@@ -33,9 +35,13 @@ def run(tool: str, given: dict[str, Any], environment: dict[str, str], listen: L
     """Run one allowed tool call to its end."""
     if tool == "Bash":
         return _bash(given, environment, listen)
+    if tool in files.TOOLS:
+        try:
+            answer = files.run(tool, given)
+        except files.Refused as error:
+            return failed(str(error))
+        return ToolResult(answer.content, False, answer.shown)
     text = f"Simulated result of {tool}"
-    if tool.startswith("mcp__"):
-        return ToolResult([{"type": "text", "text": text}], False, text)
     return ToolResult(text, False, {"type": "text", "text": text})
 
 
@@ -48,6 +54,22 @@ def kill_running() -> None:
     """Kill every command that still runs, with its descendants; for the way out and for signal handlers."""
     for pid in list(_running):
         _kill_tree(pid)
+
+
+def kill_at_exit(pid: int) -> None:
+    """A child that runs on beside the turns goes with the program."""
+    _running.add(pid)
+
+
+def forget(pid: int) -> None:
+    """A child has ended and is reaped."""
+    _running.discard(pid)
+
+
+def kill(pid: int) -> None:
+    """Kill such a child with all its descendants; the caller reaps it."""
+    _kill_tree(pid)
+    _running.discard(pid)
 
 
 def _bash(given: dict[str, Any], environment: dict[str, str], listen: Listen) -> ToolResult:

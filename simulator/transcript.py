@@ -3,7 +3,7 @@
 ``$CLAUDE_CONFIG_DIR/projects/<working directory, every other character than a letter or digit as ->/<session
 id>.jsonl``. The file of a new conversation appears 0.2 s after its first user line or at the first result, whichever
 comes first, as the real program's does (100-270 ms): a process killed before that leaves nothing to resume.  Later
-lines go out at once.
+lines go out at once.  A process that ends in order leaves a ``cost-state`` line behind; one that is killed does not.
 
 Owner: ``simulator.session``.  Callers: ``simulator.session``, ``simulator.cli``.
 """
@@ -15,12 +15,12 @@ import time
 import zlib
 from typing import Any, Final
 
-from simulator import usage
 from simulator.ids import new_uuid, timestamp
 
 FIRST_WRITE_DELAY_S: Final = 0.2
 MAX_FOLDER_NAME: Final = 200
 _OTHER: Final = re.compile(r"[^A-Za-z0-9]")
+_COST: Final = "cost-state"
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _NOT_WRITTEN_BY_A_PERSON: Final = ("[Request interrupted by user", "<local-command-")
 
@@ -74,7 +74,8 @@ class Transcript:
         self.session_id = session_id
         self.earlier = 0
         self.characters = 0
-        self.cost_usd = 0.0
+        self.cost_state: dict[str, Any] = {}
+        """What the last process that ended in order had spent."""
         self.due: float | None = None
         """When the first lines must be on disk (``time.monotonic``); None once they are, or if there are none."""
         self._persist = persist
@@ -84,20 +85,27 @@ class Transcript:
         self._parent: str | None = None
         self._common = {"userType": "external", "entrypoint": "sdk-cli", "cwd": cwd, "version": version}
 
-    def take_up(self, session_id: str, cwd: str) -> None:
+    def take_up(self, session_id: str, cwd: str, last: str | None = None) -> None:
         """Remember the conversation ``session_id``; under another id of one's own it is a fork.
 
-        A last line that was torn by a kill is skipped.  Raises ``NoConversation``.
+        ``last`` is the uuid of the last message to be remembered.  A last line that was torn by a kill is skipped.
+        Raises ``NoConversation``, also where there is no message to remember.
         """
         path = find(session_id, cwd)
         if path is None:
             raise NoConversation(session_id)
         with open(path, "rb") as file:
             entries = [entry for line in file if (entry := _entry(line)) is not None]
-        costs: dict[str, float] = {}
+        states = [entry for entry in entries if entry.get("type") == _COST]
+        self.cost_state = states[-1] if states else {}
+        entries = [entry for entry in entries if entry.get("type") != _COST]
+        uuids = [entry.get("uuid") for entry in entries]
+        if not entries or (last is not None and last not in uuids):
+            raise NoConversation(session_id)
+        if last is not None:
+            entries = entries[: uuids.index(last) + 1]
         for entry in entries:
-            self._remember(entry, costs)
-        self.cost_usd = sum(costs.values())
+            self._remember(entry)
         if session_id == self.session_id:
             self._path, self._is_written = path, True
         else:
@@ -121,12 +129,25 @@ class Transcript:
         if not self._is_written:
             os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
         self._is_written = True
-        data = b"".join(json.dumps(entry, separators=(",", ":")).encode() + b"\n" for entry in waiting)
+        self._append(waiting)
+
+    def _append(self, entries: list[dict[str, Any]]) -> None:
+        data = b"".join(json.dumps(entry, separators=(",", ":")).encode() + b"\n" for entry in entries)
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, data)
         finally:
             os.close(fd)
+
+    def end(self, costs: dict[str, Any]) -> None:
+        """Write whatever waits, and what was spent.  Raises ``OSError``."""
+        self.flush()
+        self.note_costs(costs)
+
+    def note_costs(self, costs: dict[str, Any]) -> None:
+        """Write what was spent behind what is written, where there is anything to go on with.  Raises ``OSError``."""
+        if self._is_written and self._persist and costs:
+            self._append([{"type": _COST, "sessionId": self.session_id, **costs}])
 
     def sooner(self, seconds: float | None) -> float | None:
         """``seconds``, or the time until the first lines are due if that is shorter."""
@@ -151,12 +172,12 @@ class Transcript:
             "sessionId": self.session_id,
             **self._common,
         }
-        self._remember(entry, {})
+        self._remember(entry)
         self._waiting.append(entry)
         if self._is_written:
             self.flush()
 
-    def _remember(self, entry: dict[str, Any], costs: dict[str, float]) -> None:
+    def _remember(self, entry: dict[str, Any]) -> None:
         message = entry.get("message")
         if not isinstance(message, dict):
             return
@@ -165,9 +186,6 @@ class Transcript:
         self.characters += len(text)
         if entry.get("type") == "user" and text and not text.startswith(_NOT_WRITTEN_BY_A_PERSON):
             self.earlier += 1
-        if entry.get("type") == "assistant":
-            # Every block of one message repeats its usage: the last one counts.
-            costs[str(message.get("id"))] = usage.price_of(str(message.get("model")), message.get("usage"))
 
 
 def text_of(content: Any) -> str:

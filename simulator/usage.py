@@ -1,7 +1,7 @@
 """What turns cost: tokens and play money, per turn and for the whole life of the process.
 
-Pure.  ``total_cost_usd`` and ``modelUsage`` are cumulative for the process and start from the transcript on resume;
-``usage`` is the turn's own: that is what the real program reports.
+Pure.  ``usage`` is the turn's own.  ``total_cost_usd`` and ``modelUsage`` are cumulative: they start from what an
+earlier process of the conversation left when it ended in order (``state``), as the real program's do.
 Callers: ``simulator.session``, ``simulator.messages``.
 """
 
@@ -28,25 +28,43 @@ _ROW: Final = {
 
 
 class Usage:
-    """Running totals.  ``begin_turn`` starts the next turn's own count."""
+    """Running totals, from those of an earlier process on.  ``begin_turn`` starts the next turn's own count."""
 
-    def __init__(self, total_cost_usd: float = 0.0) -> None:
-        self.total_cost_usd = total_cost_usd
-        self._models: dict[str, dict[str, Any]] = {}
+    def __init__(self, earlier: dict[str, Any] | None = None) -> None:
+        found = earlier or {}
+        self.total_cost_usd = _number(found.get("totalCostUSD"))
+        self._began_with = self.total_cost_usd
+        rows = found.get("modelUsage")
+        self._models: dict[str, dict[str, Any]] = {
+            name: {**_ROW, "canonicalModel": name, **row}
+            for name, row in (rows.items() if isinstance(rows, dict) else ())
+            if isinstance(row, dict)
+        }
         self._since: dict[str, dict[str, Any]] = {}
         self._input = 0
         self._output = 0
 
+    @property
+    def spent_usd(self) -> float:
+        """What this process alone has cost."""
+        return self.total_cost_usd - self._began_with
+
+    def state(self) -> dict[str, Any]:
+        """What the next process of the conversation starts from; empty if nothing was counted."""
+        if not self._models:
+            return {}
+        return {"totalCostUSD": self.total_cost_usd, "modelUsage": self.by_model(), "hasUnknownModelCost": False}
+
     def begin_turn(self) -> None:
         self._input = self._output = 0
 
-    def add(self, model: str, input_tokens: int, output_tokens: int) -> None:
-        """Count one request to the API."""
+    def add(self, model: str, input_tokens: int, output_tokens: int, *, beside: bool = False) -> None:
+        """Count one request to the API; one ``beside`` the turn's own (a subagent's) is no part of ``usage``."""
         price = models.find(model)
         cost = input_tokens * price.input_usd + output_tokens * price.output_usd
         self.total_cost_usd += cost
-        self._input += input_tokens
-        self._output += output_tokens
+        self._input += 0 if beside else input_tokens
+        self._output += 0 if beside else output_tokens
         for table in (self._models, self._since):
             row = table.setdefault(model, {**_ROW, "canonicalModel": model})
             row["inputTokens"] += input_tokens
@@ -96,11 +114,5 @@ def request_usage(input_tokens: int, output_tokens: int) -> dict[str, Any]:
     }
 
 
-def price_of(model: str, usage: Any) -> float:
-    """What a transcript's ``usage`` cost; 0 for anything that is not one."""
-    if not isinstance(usage, dict):
-        return 0.0
-    price = models.find(model)
-    tokens = [usage.get(key) for key in ("input_tokens", "output_tokens")]
-    counts = [count if isinstance(count, int) else 0 for count in tokens]
-    return counts[0] * price.input_usd + counts[1] * price.output_usd
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 0.0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from broker import slots, turns
+from broker import slot, turn
 from protocol.codes import CloseCode, ErrorCode, FailureReason, UpstreamError
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -24,7 +24,7 @@ def table(transitions: Mapping[tuple[Any, Any], StrEnum]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
-@pytest.mark.parametrize("module", [slots, turns])
+@pytest.mark.parametrize("module", [slot, turn])
 def test_the_printed_state_tables_are_the_programs_own(module: Any) -> None:
     """docs/architecture.md holds each machine's table, line by line."""
     assert table(module.TRANSITIONS) in (DOCS / "architecture.md").read_text()

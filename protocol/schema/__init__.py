@@ -5,7 +5,7 @@ are not described); ``options.json``: ``options`` of ``broker.hello``.  ``python
 ``tests/protocol/test_schema.py`` fails when the files and the structs differ.  Callers: that program, that test.
 """
 
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import msgspec
 
@@ -15,7 +15,7 @@ Schema: TypeAlias = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REF = "#/$defs/{name}"
-SEQUENCED = ("Message", "TurnCompleted", "TurnFailed", "RequestResolved", "State", "Dropped")
+SEQUENCED = ("Message", "TurnCompleted", "TurnFailed", "RequestResolved", "State", "Debug", "Dropped")
 """Frames of the session: the log adds ``seq`` as their last key."""
 
 
@@ -33,6 +33,7 @@ def _client() -> Schema:
     defs["ControlAnswer"]["properties"]["response"] = answer
     defs["PermissionAnswer"]["properties"]["updatedPermissions"]["items"] = update
     _exactly_one_credential(defs)
+    _hook_events(defs)
     return _document("broker.v1: frames of a client", "Every text message of a client is one of these.", frame, defs)
 
 
@@ -57,6 +58,14 @@ def _options() -> Schema:
 
 def _exactly_one_credential(defs: Schema) -> None:
     defs["Credentials"]["oneOf"] = [{"required": [kind]} for kind in ("oauth_token", "api_key", "auth_token")]
+
+
+def _hook_events(defs: Schema) -> None:
+    """msgspec leaves out the keys of an object where they are a choice."""
+    events = {"enum": sorted(get_args(controls.HookEvent))}
+    for choice in defs["Initialize"]["properties"]["hooks"]["anyOf"]:
+        if choice["type"] == "object":
+            choice["propertyNames"] = events
 
 
 def _document(title: str, description: str, schema: Schema, defs: Schema) -> Schema:

@@ -15,6 +15,7 @@ from broker import config as configuration
 from broker import config_sources as sources
 from broker.config import Config, endpoint, is_loopback, load, schema
 from broker.errors import ConfigError
+from broker.profiles import LaunchProfile, SpawnOptions
 
 # -- the tree, read from the structs themselves ----------------------------------------------------------------------
 
@@ -103,8 +104,12 @@ def test_the_tree_is_the_documented_one() -> None:
     assert plain["server"]["listen"] == "127.0.0.1:8765"
     assert plain["pool"]["max_processes"] == 32
     assert plain["pool"]["profiles"] == {
-        "default": {"warm": 4, "reserve": 0, "max": None, "max_age_s": 3600, "max_rss_mb": 1024, "model": "sonnet"}
-    }
+        "default": {
+            "warm": 4, "reserve": 0, "max": None, "max_age_s": 3600, "max_rss_mb": 1024, "model": "sonnet",
+            "tools": None, "fallback_model": None, "plugin_dirs": [], "setting_sources": [], "max_turns": None,
+            "max_budget_usd": None, "debug": None, "verbose": False, "ide": False, "bypass": False,
+        }
+    }  # fmt: skip
     assert plain["turn"] == {
         "first_token_timeout_s": 120,
         "idle_timeout_s": 600,
@@ -163,7 +168,10 @@ def test_every_key_is_described(path: str) -> None:
     assert any(isinstance(note, msgspec.Meta) and note.description for note in get_args(kind)), path
 
 
-@pytest.mark.parametrize("path", [p for p in LEAVES if p not in ("auth.mode", "pool.isolation")])
+TEXT_OR_UNSET = ("pool.profiles.default.fallback_model", "pool.profiles.default.debug")  # "null" is a text there
+
+
+@pytest.mark.parametrize("path", [p for p in LEAVES if p not in ("auth.mode", "pool.isolation", *TEXT_OR_UNSET)])
 def test_every_default_may_be_written(path: str) -> None:
     """The default of any key, given as a variable's text, is accepted and changes nothing."""
     value: Any = Config()
@@ -351,15 +359,20 @@ def test_the_text_form_of_a_config_hides_the_environment() -> None:
         ('server.listen = "127.0.0.1:70000"', "server.listen"),
         ('admin.listen = "127.0.0.1:8765"', "admin.listen"),
         ('auth.mode = "tokens"', "pool.isolation"),
-        ('pool.isolation = "uid"', "pool.isolation"),
-        ('auth.mode = "tokens"\npool.isolation = "userns"', "pool.isolation"),
+        ('pool.isolation = "uid"\npool.uid_range = [20000, 20030]', "pool.uid_range"),
+        ('pool.isolation = "uid"\npool.uid_range = [30000, 20000]', "pool.uid_range"),
+        ('cli.env.CLAUDE_CODE_SUBPROCESS_ENV_SCRUB = "0"', "cli.env.CLAUDE_CODE_SUBPROCESS_ENV_SCRUB"),
         ('cli.env.CLAUDE_CODE_OAUTH_TOKEN = "x"', "cli.env.CLAUDE_CODE_OAUTH_TOKEN"),
         ('cli.env.ANTHROPIC_AUTH_TOKEN = "x"', "cli.env.ANTHROPIC_AUTH_TOKEN"),
         ("pool.profiles.default.warm = 33", "pool.profiles.*.warm"),
-        ("pool.profiles.a.warm = 20\npool.profiles.b.warm = 20", "pool.profiles.*.warm"),
+        ('pool.profiles.a.warm = 20\npool.profiles.b = {warm = 20, model = "opus"}', "pool.profiles.*.warm"),
         ("pool.profiles.a.reserve = 40", "pool.profiles.*.reserve"),
         ("pool.profiles.a.max = 2", "pool.profiles.a.warm"),
         ("pool.profiles.other.warm = 1", "pool.profiles.other"),
+        ("pool.profiles.a.warm = 1\npool.profiles.b.warm = 2", "pool.profiles.b"),
+        ('pool.profiles.a.tools = ["Bash", "Read"]\npool.profiles.b.tools = ["Read", "Bash"]', "pool.profiles.b"),
+        ('pool.profiles.a.plugin_dirs = ["/nowhere"]', "pool.profiles.a.plugin_dirs[0]"),
+        ('pool.profiles.a.plugin_dirs = [".", "broker.toml"]', "pool.profiles.a.plugin_dirs[1]"),
         ("pool.profiles.default.warm = 4\npool.memory_budget_mb = 1200", "pool.profiles.*.warm"),
         ("turn.timeout_s = 10\nturn.idle_timeout_s = 11", "turn.idle_timeout_s"),
         ("turn.timeout_s = 10\nturn.first_token_timeout_s = 11", "turn.first_token_timeout_s"),
@@ -381,6 +394,8 @@ def test_a_contradiction_is_refused_and_named(tmp_path: Path, text: str, path: s
     [
         'server.listen = "[::1]:0"\nadmin.listen = "localhost:0"',
         'server.listen = "0.0.0.0:8765"\nauth.mode = "tokens"\npool.isolation = "none"',
+        'auth.mode = "tokens"\npool.isolation = "userns"',
+        'pool.isolation = "uid"\npool.uid_range = [20000, 20031]',
         'policy.credentials = "server"\ncli.env.ANTHROPIC_API_KEY = "x"',
         "turn.timeout_s = 10",
         "session.retain_days = 30",
@@ -391,6 +406,51 @@ def test_a_contradiction_is_refused_and_named(tmp_path: Path, text: str, path: s
 def test_what_does_not_contradict_is_accepted(tmp_path: Path, text: str) -> None:
     """A single written value never quarrels with a default."""
     load(in_file(tmp_path, text + "\n"), {}, {})
+
+
+def test_a_profile_takes_what_its_processes_are_started_with(tmp_path: Path) -> None:
+    """The options of hello, under their names; its directories are taken from the file's folder and resolved."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    text = """
+    [pool.profiles.acme]
+    model = "opus"
+    tools = ["Read", "Bash"]
+    fallback_model = "haiku"
+    plugin_dirs = ["link"]
+    setting_sources = ["project", "user"]
+    max_turns = 7
+    max_budget_usd = 2
+    debug = "mcp,api"
+    verbose = true
+    ide = true
+    """
+    launch = load(in_file(tmp_path, text), {}, {}).pool.profiles["acme"].launch
+    assert launch == LaunchProfile(
+        "opus",
+        SpawnOptions(
+            tools=("Bash", "Read"), fallback_model="haiku", plugin_dirs=(str(tmp_path / "real"),),
+            setting_sources=("user", "project"), max_turns=7, max_budget_usd=2.0, debug="api,mcp", verbose=True,
+            ide=True,
+        ),
+    )  # fmt: skip
+    variable = {"BROKER__POOL__PROFILES__ACME__PLUGIN_DIRS": f'["{tmp_path}/real"]'}
+    assert load(in_file(tmp_path, text), variable, {}).pool.profiles["acme"].launch == launch
+
+
+@pytest.mark.parametrize(("user", "sandbox", "is_fine"), [(0, "", False), (0, "1", True), (1000, "", True)])
+def test_root_may_bypass_in_a_sandbox_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int, sandbox: str, is_fine: bool
+) -> None:
+    """The CLI would refuse to start: it is said before, with what to do."""
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    text = f'cli.env.IS_SANDBOX = "{sandbox}"\npool.profiles.free.bypass = true\n'
+    if is_fine:
+        assert load(in_file(tmp_path, text), {}, {}).pool.profiles["free"].launch.options.bypass
+    else:
+        error = error_of(tmp_path, text)
+        assert error.path == "pool.profiles.free.bypass"
+        assert "cli.env.IS_SANDBOX" in error.allowed
 
 
 def test_the_unwritten_default_profile_fits_the_limit() -> None:

@@ -3,11 +3,9 @@
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from msgspec import Raw
 
 from broker.controls import DEADLINE_S, KEPT_S, MAX_IN_FLIGHT, MAX_KEPT, Asked, Controls
-from protocol.cli import Answer
-from protocol.controls import Interrupt, McpStatus, SetModel
+from protocol.controls import Interrupt, McpReconnect, McpStatus, McpToggle, SetModel
 
 ASKER = object()
 
@@ -19,7 +17,7 @@ def ask(controls: Controls, request_id: str, now: float = 0.0, instance: str = "
 
 
 def answer(controls: Controls, cli_id: str) -> Asked | None:
-    return controls.answered(Answer(cli_id, None, Raw(b"null")))
+    return controls.answered(cli_id)
 
 
 class InFlight(RuleBasedStateMachine):
@@ -135,3 +133,15 @@ def test_a_request_expires_at_its_deadline() -> None:
     assert controls.expired(5.0 + DEADLINE_S) == [asked]
     assert answer(controls, cli_id) is None
     assert controls.next_deadline is None
+
+
+def test_what_keeps_the_cli_busy_is_seen() -> None:
+    """From the question to its answer, by kind."""
+    controls = Controls()
+    ask(controls, "c1")
+    assert not controls.is_any_of(McpReconnect, McpToggle)
+    asked = controls.ask(ASKER, "tab", "c2", McpReconnect("acme"), 0.0)
+    assert asked is not None
+    assert controls.is_any_of(McpReconnect, McpToggle)
+    answer(controls, asked[0])
+    assert not controls.is_any_of(McpReconnect, McpToggle)

@@ -21,15 +21,13 @@ from websockets.http11 import Request, Response
 
 from broker import __version__
 from broker.config import Config, load
+from broker.hosts import host_allowed, origin_allowed, own_names
 from broker.http import (
     CHAT_PATH,
     AdminSite,
     PublicSite,
     accepts_gzip,
-    host_allowed,
     load_assets,
-    origin_allowed,
-    own_names,
     refusal,
 )
 from broker.metrics import Metrics
@@ -151,7 +149,8 @@ async def test_the_probes_follow_the_program(static: Path) -> None:
             assert (not_ready.status, not_ready.headers["retry-after"]) == (503, "1")
             assert not_ready.json() == {"status": "not_ready", "reason": "no warm process yet"}
             assert (await port.fetch("/livez")).status == 200
-            health = {"status": "starting", "version": __version__, "pool": {"default": {"warm": 4}}}
+            health = {"status": "starting", "version": __version__, "pool": {"default": {"warm": 4}},
+                      "isolation": "none", "scrub": "auto"}  # fmt: skip
             assert (await port.fetch("/health")).json() == health
             port.program.draining = True
             assert (await port.fetch("/health")).json()["status"] == "draining"

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from broker.metrics import DISCONNECTS, FAILURES, PHASES, PROTOCOL_ERRORS, TTFT_BUCKETS, Metrics
+from broker.metrics import DISCONNECTS, FAILURES, PHASES, PROTOCOL_ERRORS, TTFT_BUCKETS, UNKNOWN_FRAMES, Metrics
 from protocol.codes import Applied, CloseCode, DropReason, ErrorCode, FailureReason, Start, UpstreamError
-from protocol.frames import TurnCompleted, TurnFailed
+from protocol.frames import SessionTotals, TurnCompleted, TurnFailed
+from protocol.traces import TRACES
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -35,7 +36,8 @@ def test_the_promised_names_are_there() -> None:
         "broker_ttft_seconds_bucket", "broker_stream_failures_total", "broker_turns_total", "broker_pool_processes",
         "broker_pool_acquires_total", "broker_queue_wait_seconds_bucket", "broker_connections", "broker_build_info",
         "broker_sessions", "broker_disconnects_total", "broker_protocol_errors_total",
-        "broker_cli_frames_dropped_total", "broker_unknown_fields_total",
+        "broker_cli_frames_dropped_total", "broker_cli_frames_quieted_total", "broker_cli_unknown_frames_total",
+        "broker_unknown_fields_total", "broker_cli_questions_total",
     } <= names  # fmt: skip
     assert not any(name.endswith("_created") for name in names)
 
@@ -53,12 +55,25 @@ def test_every_failure_exists_before_it_happens() -> None:
     ):  # fmt: skip
         assert [value(metrics, name, reason=reason) for reason in reasons] == [0] * len(reasons)
     assert value(metrics, "broker_turns_total", pool="default", outcome="failed") == 0
+    assert [value(metrics, "broker_cli_unknown_frames_total", type=name) for name in UNKNOWN_FRAMES] == [0, 0]
+    assert {value(metrics, "broker_cli_frames_quieted_total", type=name) for name in TRACES} == {0}
+
+
+def test_profile_misses_are_counted_by_the_label_they_are_given() -> None:
+    """``other`` is there from the start; the pool of unknown profiles is one like the configured ones."""
+    metrics = Metrics()
+    metrics.profile_missed("97e3b9f3971e")
+    metrics.profile_missed("97e3b9f3971e")
+    assert value(metrics, "broker_pool_profile_misses_total", hash="97e3b9f3971e") == 2
+    assert value(metrics, "broker_pool_profile_misses_total", hash="other") == 0
+    assert value(metrics, "broker_pool_processes", pool="other", state="leased") == 0
 
 
 def completed(error: UpstreamError | None = None, *, stopped: bool = False) -> TurnCompleted:
     return TurnCompleted(
         id="m", subtype="success", is_error=error is not None or stopped, error=error, stopped=stopped, ttft_ms=None,
         queue_ms=0.0, overhead_ms=0.0, duration_ms=0.0, frames=0, usage=None, cost_usd=None,
+        total=SessionTotals(),
     )  # fmt: skip
 
 
@@ -136,6 +151,8 @@ def foreign(metrics: Metrics, text: str) -> None:
     metrics.disconnected(text)
     metrics.protocol_error(text)
     metrics.cli_frame_dropped(text)
+    metrics.cli_frame_unknown(text)
+    metrics.cli_frame_quieted(text)
 
 
 def test_labels_from_outside_do_not_grow_the_exposition() -> None:
@@ -148,6 +165,7 @@ def test_labels_from_outside_do_not_grow_the_exposition() -> None:
     assert series(metrics) == before
     assert "foreign" not in metrics.render("")[0].decode()
     assert value(metrics, "broker_protocol_errors_total", reason="other") == 1001
+    assert value(metrics, "broker_cli_unknown_frames_total", type="other") == 1001
     assert len(metrics._protocol_errors._children) == len(set(PROTOCOL_ERRORS))
 
 

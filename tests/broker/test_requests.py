@@ -1,11 +1,11 @@
-"""Permission prompts: the first answer wins, nobody waits for ever, and everything is bounded."""
+"""Requests of the CLI: the first answer wins, nobody waits for ever, and everything is bounded."""
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from broker.requests import MAX_PENDING, REMEMBERED, Outcome, PendingRequests, Prompt
+from broker.requests import MAX_PENDING, REMEMBERED, Outcome, Pending, PendingRequests
 from protocol.codes import ErrorCode
 from protocol.errors import ClientError
 
@@ -13,11 +13,12 @@ IDS = st.sampled_from([f"r{number}" for number in range(6)])
 OUTCOMES: list[Outcome] = ["allowed", "denied", "expired", "withdrawn"]
 
 
-def prompt(request_id: str, deadline: float = 10.0) -> Prompt:
-    return Prompt(request_id, f'{{"request_id":"{request_id}"}}'.encode(), b"{}", deadline)
+def prompt(request_id: str, deadline: float = 10.0) -> Pending[str]:
+    is_of_turn = int(request_id[1:]) % 2 == 0
+    return Pending(request_id, f'{{"request_id":"{request_id}"}}'.encode(), b"{}", deadline, is_of_turn=is_of_turn)
 
 
-def code(requests: PendingRequests, request_id: str) -> ErrorCode:
+def code(requests: PendingRequests[str], request_id: str) -> ErrorCode:
     with pytest.raises(ClientError) as caught:
         requests.find(request_id)
     assert caught.value.ref == request_id
@@ -29,7 +30,7 @@ class Prompts(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.requests = PendingRequests()
+        self.requests: PendingRequests[str] = PendingRequests()
         self.pending: dict[str, float] = {}
         self.settled: dict[str, Outcome] = {}
 
@@ -63,16 +64,19 @@ class Prompts(RuleBasedStateMachine):
         assert [found.request_id for found in self.requests.expired(now)] == due
         assert len(self.requests) == len(self.pending)
 
-    @rule()
-    def withdraw(self) -> None:
-        assert [found.request_id for found in self.requests.withdraw_all()] == list(self.pending)
-        self.settled |= dict.fromkeys(self.pending, "withdrawn")
-        self.pending.clear()
+    @rule(with_turn_only=st.booleans())
+    def withdraw(self, with_turn_only: bool) -> None:
+        gone = [name for name in self.pending if not with_turn_only or prompt(name).is_of_turn]
+        assert [found.request_id for found in self.requests.withdraw(with_turn_only=with_turn_only)] == gone
+        for name in gone:
+            self.settled[name] = "withdrawn"
+            del self.pending[name]
 
     @invariant()
     def agree(self) -> None:
         assert len(self.requests) == len(self.pending)
-        assert self.requests.lines == [prompt(request_id).line for request_id in self.pending]
+        assert self.requests.all == [prompt(request_id, deadline) for request_id, deadline in self.pending.items()]
+        assert all(self.requests.get(request_id) is not None for request_id in self.pending)
         assert self.requests.next_deadline == min(self.pending.values(), default=None)
 
 
@@ -83,7 +87,7 @@ def test_the_prompts_are_their_model() -> None:
 
 def test_a_late_answer_is_told_the_outcome() -> None:
     """Whoever comes second hears how it ended; a prompt that never was is unknown."""
-    requests = PendingRequests()
+    requests: PendingRequests[str] = PendingRequests()
     requests.add(prompt("r1"))
     assert requests.settle("r1", "denied") == prompt("r1")
     assert requests.settle("r1", "allowed") is None
@@ -94,7 +98,7 @@ def test_a_late_answer_is_told_the_outcome() -> None:
 
 def test_a_prompt_expires_at_its_deadline() -> None:
     """At the deadline it is due, and it stays pending until it is settled."""
-    requests = PendingRequests()
+    requests: PendingRequests[str] = PendingRequests()
     requests.add(prompt("r1", 10.0))
     requests.add(prompt("r2", 5.0))
     assert requests.next_deadline == 5.0
@@ -106,16 +110,16 @@ def test_a_prompt_expires_at_its_deadline() -> None:
 
 def test_the_bounds() -> None:
     """No more than so many wait, and no more than so many settled ones are remembered."""
-    requests = PendingRequests()
+    requests: PendingRequests[str] = PendingRequests()
     for number in range(MAX_PENDING):
         assert requests.has_room_for(f"r{number}")
         requests.add(prompt(f"r{number}"))
-    assert not requests.has_room_for("more")
+    assert not requests.has_room_for("r999")
     requests.settle("r0", "allowed")
-    assert requests.has_room_for("more")
+    assert requests.has_room_for("r999")
     assert not requests.has_room_for("r1")
     for number in range(REMEMBERED + 1):
-        requests.add(prompt(f"s{number}"))
-        requests.settle(f"s{number}", "allowed")
-    assert code(requests, "s0") is ErrorCode.UNKNOWN_REQUEST
-    assert code(requests, f"s{REMEMBERED}") is ErrorCode.ALREADY_ANSWERED
+        requests.add(prompt(f"s1{number}"))
+        requests.settle(f"s1{number}", "allowed")
+    assert code(requests, "s10") is ErrorCode.UNKNOWN_REQUEST
+    assert code(requests, f"s1{REMEMBERED}") is ErrorCode.ALREADY_ANSWERED

@@ -4,17 +4,9 @@ from collections import Counter
 
 import pytest
 
-from broker.slots import (
-    BREAKER_FAILURES,
-    TRANSITIONS,
-    Plan,
-    PoolFull,
-    Slot,
-    SlotEvent,
-    Slots,
-    SlotState,
-    Target,
-)
+from broker.backoff import BACKOFF_BASE_S, BREAKER_FAILURES, EARLY_DEATH_S
+from broker.slot import TRANSITIONS, Slot, SlotEvent, SlotState
+from broker.slots import Plan, PoolFull, Slots, Target
 from protocol.codes import MissReason, Start
 
 TARGETS = {"small": Target(2), "large": Target(0)}
@@ -32,7 +24,7 @@ def filled(slots: Slots, now: float = 0.0) -> list[Slot]:
     """Start and bring up whatever is planned; the slots that were started."""
     made = started(slots, now)
     for slot in made:
-        slots.ready(slot)
+        slots.ready(slot, 0.0)
     return made
 
 
@@ -65,13 +57,56 @@ def test_spares_are_started_up_to_the_target_and_replaced() -> None:
 
 
 def test_a_spare_that_died_is_replaced() -> None:
-    """The end of a warm process is no failure to start."""
+    """The end of a process that was warm for a while is no failure; the next one is started at once."""
     slots = ledger()
     spare = filled(slots)[0]
-    slots.stop(spare)
-    assert not slots.exited(spare, 1.0, 0.5)
-    assert slots.next_start_at(1.0) is None
-    assert len(started(slots, 1.0)) == 1
+    slots.spare_died(spare, EARLY_DEATH_S, 0.5)
+    assert not slots.exited(spare, EARLY_DEATH_S, 0.5)
+    assert slots.next_start_at(EARLY_DEATH_S) is None
+    assert len(started(slots, EARLY_DEATH_S)) == 1
+
+
+def test_spares_that_die_at_once_are_replaced_ever_later() -> None:
+    """Twice the wait each time, for spares only: who waits is served meanwhile, and the breaker stays closed."""
+    slots, now = ledger({"small": Target(1)}), 0.0
+    for count in range(7):
+        [spare] = started(slots, now)
+        slots.ready(spare, now)
+        slots.spare_died(spare, now + 0.1, 1.0)
+        slots.exited(spare, now + 0.2, 1.0)
+        again = now + 0.1 + BACKOFF_BASE_S * 2**count
+        assert slots.next_start_at(now + 0.2) == again
+        assert started(slots, again - 0.01) == []
+        assert slots.breaker_retry_s("small", now + 0.2) is None
+        assert slots.is_resting("small", again - 0.01)
+        assert not slots.is_resting("small", again)
+        now = again
+    [spare] = started(slots, now)
+    slots.ready(spare, now)
+    slots.spare_died(spare, now, 1.0)
+    slots.exited(spare, now, 1.0)
+    waiter = slots.acquire("small", "ann", now)
+    [own] = started(slots, now)
+    assert slots.ready(own, now) is waiter
+
+
+def test_a_spare_that_lasts_forgives_those_that_died() -> None:
+    """Whether it is leased then or dies: the next early death counts as the first."""
+    for ends in ("leased", "dies"):
+        slots = ledger({"small": Target(1)})
+        [spare] = filled(slots)
+        slots.spare_died(spare, 0.0, 1.0)
+        slots.exited(spare, 0.0, 1.0)
+        [spare] = started(slots, 100.0)
+        slots.ready(spare, 100.0)
+        if ends == "leased":
+            assert slots.acquire("small", "ann", 100.0 + EARLY_DEATH_S).slot is spare
+        else:
+            slots.spare_died(spare, 100.0 + EARLY_DEATH_S, 1.0)
+        [spare] = started(slots, 200.0)
+        slots.ready(spare, 200.0)
+        slots.spare_died(spare, 200.0, 1.0)
+        assert slots.next_start_at(200.0) == 200.0 + BACKOFF_BASE_S
 
 
 def test_starts_are_limited_at_once_and_in_all() -> None:
@@ -89,16 +124,31 @@ def test_starts_are_limited_at_once_and_in_all() -> None:
     assert len(started(slots)) == 1
 
 
-def test_a_cold_waiter_is_told_why() -> None:
-    """Without spares in the configuration the miss has another reason than with an empty pool."""
-    slots = ledger()
-    [large, small] = [slots.acquire(profile, "ann", 0.0) for profile in ("large", "small")]
-    for slot in started(slots):
-        slots.ready(slot)
-    assert large.slot is not None
-    assert small.slot is not None
-    assert (large.slot.start, large.slot.miss_reason) == (Start.COLD, MissReason.POOL_DISABLED)
-    assert (small.slot.start, small.slot.miss_reason) == (Start.COLD, MissReason.POOL_EMPTY)
+@pytest.mark.parametrize(
+    ("profile", "own_start", "miss", "is_warm", "told"),
+    [
+        ("small", False, None, True, (Start.WARM, None)),
+        ("small", False, None, False, (Start.COLD, MissReason.POOL_EMPTY)),
+        ("large", False, None, False, (Start.COLD, MissReason.POOL_DISABLED)),
+        ("other", True, MissReason.NO_PROFILE, True, (Start.COLD, MissReason.NO_PROFILE)),
+        ("other", True, MissReason.NO_PROFILE, False, (Start.COLD, MissReason.NO_PROFILE)),
+        ("small", True, None, True, (Start.RESTORED, None)),
+        ("large", True, None, False, (Start.RESTORED, None)),
+        ("other", True, None, False, (Start.RESTORED, None)),
+    ],
+)
+def test_a_start_is_told_with_its_reason(
+    profile: str, own_start: bool, miss: MissReason | None, is_warm: bool, told: tuple[Start, MissReason | None]
+) -> None:
+    """Warm without a reason; cold because the pool was empty, keeps none, or nobody configured it; restored."""
+    slots = ledger(TARGETS | {"other": Target(0)})
+    if is_warm:
+        filled(slots)
+    waiter = slots.acquire(profile, "ann", 0.0, own_start=own_start, miss=miss)
+    for slot in [] if waiter.is_served else started(slots):
+        slots.ready(slot, 0.0)
+    assert waiter.slot is not None
+    assert (waiter.slot.start, waiter.slot.miss_reason) == told
 
 
 def test_a_waiter_gets_the_next_slot_even_one_started_earlier() -> None:
@@ -107,8 +157,8 @@ def test_a_waiter_gets_the_next_slot_even_one_started_earlier() -> None:
     early = started(slots)
     waiter = slots.acquire("small", "ann", 1.0)
     assert started(slots, 1.0) == []
-    assert slots.ready(early[1]) is waiter
-    assert slots.ready(early[0]) is None
+    assert slots.ready(early[1], 0.0) is waiter
+    assert slots.ready(early[0], 0.0) is None
     assert states(slots) == {SlotState.LEASED: 1, SlotState.WARM: 1}
 
 
@@ -120,7 +170,7 @@ def test_tenants_are_served_in_turn() -> None:
     assert [(w.tenant, w.since) for w in slots.waiting] == [
         ("ann", 0), ("bob", 4), ("cyd", 5), ("ann", 1), ("bob", 6), ("ann", 2), ("ann", 3)
     ]  # fmt: skip
-    served = [slots.ready(slot) for slot in started(slots, 10.0)]
+    served = [slots.ready(slot, 0.0) for slot in started(slots, 10.0)]
     assert [waiters.index(w) for w in served if w is not None] == [0, 4, 5, 1, 6, 2, 3]
     assert slots.waiting == []
 
@@ -133,7 +183,7 @@ def test_whoever_was_served_goes_to_the_end() -> None:
     order = []
     for at in range(3):
         [slot] = started(slots, 10.0 + at)
-        waiter = slots.ready(slot)
+        waiter = slots.ready(slot, 0.0)
         assert waiter is not None
         order.append(waiter.tenant)
         if at == 0:
@@ -147,7 +197,7 @@ def test_refill_waits_for_first_tokens() -> None:
     assert slots.plan(0.0, hold_refill=True).start == []
     waiter = slots.acquire("small", "ann", 0.0)
     [slot] = slots.plan(0.0, hold_refill=True).start
-    assert slots.ready(slot) is waiter
+    assert slots.ready(slot, 0.0) is waiter
     assert len(started(slots)) == 2
 
 
@@ -163,6 +213,28 @@ def test_too_many_who_wait_are_refused_with_the_setting() -> None:
     assert slots.acquire("large", "bob", 0.0, own_start=True) in slots.waiting
 
 
+def test_an_unknown_profile_waits_with_the_others() -> None:
+    """Started for one tenant alone, in turn, in the bounds of the whole pool; a spare makes room for it."""
+    slots = ledger({"small": Target(2), "other": Target(0)}, most=2, waiting=2)
+    spares = filled(slots)
+    waiters = [
+        slots.acquire("other", tenant, 0.0, own_start=True, miss=MissReason.NO_PROFILE) for tenant in ("ann", "bob")
+    ]
+    assert slots.waiting == waiters
+    with pytest.raises(PoolFull, match=r"pool\.max_waiting = 2 "):
+        slots.acquire("other", "cyd", 0.0, own_start=True, miss=MissReason.NO_PROFILE)
+    plan = slots.plan(0.0)
+    assert (plan.start, plan.retire) == ([], spares[:1])
+    slots.exited(spares[0], 0.0, 0.5)
+    [own] = slots.plan(0.0).start
+    assert own.reserved_for is waiters[0]
+    assert not slots.exited(own, 1.0, 0.5), "no failure of a profile's"
+    assert waiters[0].is_failed
+    assert slots.breaker_retry_s("other", 1.0) is None
+    [own] = slots.plan(1.0).start
+    assert slots.ready(own, 1.0) is waiters[1]
+
+
 def test_withdrawing_leaves_no_trace() -> None:
     """Who gives up is skipped; giving up twice, or after being served, does nothing."""
     slots = ledger()
@@ -170,7 +242,7 @@ def test_withdrawing_leaves_no_trace() -> None:
     slots.withdraw(waiter)
     slots.withdraw(waiter)
     slot = started(slots)[0]
-    assert slots.ready(slot) is other
+    assert slots.ready(slot, 0.0) is other
     slots.withdraw(other)
     assert slot.state is SlotState.LEASED
     assert slots.waiting == []
@@ -190,7 +262,7 @@ def test_a_conversation_gets_the_process_that_was_started_for_it() -> None:
     assert own.reserved_for is waiter
     assert started(slots) == []
     other = slots.acquire("large", "bob", 0.0)
-    assert slots.ready(own) is waiter
+    assert slots.ready(own, 0.0) is waiter
     assert (own.start, own.miss_reason, own.tenant) == (Start.RESTORED, None, "ann")
     assert not other.is_served
 
@@ -211,14 +283,14 @@ def test_a_conversation_is_never_handed_on() -> None:
     [own] = started(slots)
     stranger = slots.acquire("small", "bob", 1.0)
     slots.withdraw(leaver)
-    assert slots.ready(own) is None
+    assert slots.ready(own, 0.0) is None
     assert own.tenant is None
     plan = slots.plan(1.0)
     assert plan.retire == [own]
     assert [slot.reserved_for for slot in plan.start] == [None]
     assert slots.plan(1.0).retire == []
     assert not slots.exited(own, 2.0, 0.5)
-    assert slots.ready(plan.start[0]) is stranger
+    assert slots.ready(plan.start[0], 0.0) is stranger
 
 
 def test_a_deserted_process_that_is_gone_is_not_retired() -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from broker.slots import BACKOFF_BASE_S, BACKOFF_CAP_S, BREAKER_FAILURES, Plan, PoolFull, Slots, Target
+from broker.backoff import BACKOFF_BASE_S, BACKOFF_CAP_S, BREAKER_FAILURES
+from broker.slots import Plan, PoolFull, Slots, Target
 from tests.broker.test_slots import filled, ledger, started
 
 
@@ -25,7 +26,7 @@ def test_a_spare_of_another_profile_makes_room() -> None:
     assert slots.plan(0.0).retire == [], "one is on its way out already"
     slots.exited(plan.retire[0], 1.0, 0.5)
     [slot] = started(slots, 1.0)
-    assert slots.ready(slot) is waiter
+    assert slots.ready(slot, 0.0) is waiter
     assert started(slots, 1.0) == []
 
 
@@ -38,7 +39,7 @@ def test_a_conversation_finds_room_among_its_own_spares() -> None:
         assert (len(plan.retire), plan.start) == (1, [])
         slots.exited(plan.retire[0], 1.0, 0.5)
         [own] = started(slots, 1.0)
-        assert slots.ready(own) is waiter
+        assert slots.ready(own, 0.0) is waiter
 
 
 def test_leased_processes_are_not_touched() -> None:
@@ -52,7 +53,7 @@ def test_leased_processes_are_not_touched() -> None:
     slots.stop(slot)
     slots.exited(slot, 2.0, 0.5)
     [slot] = started(slots, 2.0)
-    assert slots.ready(slot) is second
+    assert slots.ready(slot, 0.0) is second
 
 
 def test_reserved_room_is_left_alone() -> None:
@@ -103,7 +104,7 @@ def test_failures_back_off_and_success_forgets_them() -> None:
         assert [slot.profile for slot in slots.plan(now + wait - 0.01).start] in ([], ["large"])
     assert slots.next_start_at(now + 100) is None
     [slot] = started(slots, now + 100)
-    slots.ready(slot)
+    slots.ready(slot, 0.0)
     slots.stop(slot)
     slots.exited(slot, now + 100, 0.0)
     fail(slots, "small", now + 100, jitter=0.0)
@@ -119,7 +120,7 @@ def test_a_profile_that_fails_starts_one_at_a_time() -> None:
         slots.exited(slot, 0.0, 1.0)
     [probe] = started(slots, 10.0)
     assert started(slots, 10.0) == []
-    slots.ready(probe)
+    slots.ready(probe, 0.0)
     assert len(started(slots, 10.0)) == 2
 
 
@@ -139,7 +140,7 @@ def test_the_breaker_refuses_at_once() -> None:
         slots.acquire("small", "bob", now + 1.0)
     assert caught.value.retry_after_s == 7.0
     [large] = [slot for slot in slots if slot.profile == "large"]
-    slots.ready(large)
+    slots.ready(large, 0.0)
     assert slots.acquire("large", "bob", now).is_served
     assert slots.breaker_retry_s("large", now) is None
 
@@ -163,7 +164,7 @@ def test_the_refill_probes_behind_an_open_breaker() -> None:
     [probe] = started(slots, now)
     with pytest.raises(PoolFull):
         slots.acquire("small", "ann", now)
-    assert slots.ready(probe) is None
+    assert slots.ready(probe, 0.0) is None
     assert slots.breaker_retry_s("small", now) is None
     assert slots.acquire("small", "ann", now).slot is probe
 
@@ -178,7 +179,7 @@ def test_the_first_tenant_probes_where_there_are_no_spares() -> None:
     [probe] = started(slots, now)
     with pytest.raises(PoolFull):
         slots.acquire("small", "bob", now)
-    assert slots.ready(probe) is waiter
+    assert slots.ready(probe, 0.0) is waiter
     assert not slots.acquire("small", "bob", now).is_served
     slots, now = broken(warm=0)
     slots.acquire("small", "ann", now)
@@ -193,7 +194,7 @@ def test_a_conversation_under_way_outlives_the_breaker() -> None:
     slot = next(slot for slot in started(slots) if slot.reserved_for is own)
     other = slots.acquire("small", "bob", 0.0)
     assert slots.refuse_all("small") == [other]
-    assert slots.ready(slot) is own
+    assert slots.ready(slot, 0.0) is own
 
 
 def test_a_start_that_was_called_off_is_no_failure() -> None:

@@ -13,17 +13,21 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from broker.slots import BACKOFF_CAP_S, PoolFull, Slot, Slots, SlotState, Target, Waiter
+from broker.backoff import BACKOFF_CAP_S, EARLY_DEATH_S
+from broker.slot import Slot, SlotState, Waiter
+from broker.slots import PoolFull, Slots, Target
 from protocol.codes import MissReason, Start
 
 TENANTS = st.sampled_from(["ann", "bob", "cyd"])
 PROFILES = st.sampled_from(["small", "large"])
 
 
-def acquired(slots: Slots, profile: str, tenant: str, now: float, *, own_start: bool = False) -> Waiter | None:
+def acquired(
+    slots: Slots, profile: str, tenant: str, now: float, *, own_start: bool = False, miss: MissReason | None = None
+) -> Waiter | None:
     """A waiter, or None when refused."""
     try:
-        return slots.acquire(profile, tenant, now, own_start=own_start)
+        return slots.acquire(profile, tenant, now, own_start=own_start, miss=miss)
     except PoolFull:
         return None
 
@@ -56,6 +60,7 @@ class Ledger(RuleBasedStateMachine):
         targets = {
             "small": Target(min(warm[0], limits[0] or 9), limits[0]),
             "large": Target(min(warm[1], limits[1] or 9), limits[1], min(reserve, limits[1] or 9, most - 1)),
+            "other": Target(0),
         }
         self.most, self.max_waiting, self.at_once = most, waiting, at_once
         self.slots = Slots(targets, max_processes=most, max_waiting=waiting, spawn_concurrency=at_once)
@@ -81,15 +86,27 @@ class Ledger(RuleBasedStateMachine):
             return
         if waiter.slot is None:
             assert own_start or rivals or not spares, "waits although a spare was warm"
-            self.waiters.append(waiter)
-            if sum(other.tenant == tenant for other in self.slots.waiting) == 1:
-                self.turn += 1
-                self.rings[tenant] = self.turn
+            self.joined(waiter)
             return
         assert not own_start
         assert waiter.slot is min(spares, key=lambda slot: slot.born_at)
         assert (waiter.slot.start, waiter.slot.miss_reason) == (Start.WARM, None)
         self.leased(waiter)
+
+    @rule(tenant=TENANTS)
+    def acquire_unknown(self, tenant: str) -> None:
+        waiter = acquired(self.slots, "other", tenant, self.now, own_start=True, miss=MissReason.NO_PROFILE)
+        if waiter is None:
+            assert len(self.slots.waiting) >= self.max_waiting
+            return
+        assert not waiter.is_served, "an unknown profile has no spares"
+        self.joined(waiter)
+
+    def joined(self, waiter: Waiter) -> None:
+        self.waiters.append(waiter)
+        if sum(other.tenant == waiter.tenant for other in self.slots.waiting) == 1:
+            self.turn += 1
+            self.rings[waiter.tenant] = self.turn
 
     def leased(self, waiter: Waiter) -> None:
         slot = waiter.slot
@@ -108,7 +125,7 @@ class Ledger(RuleBasedStateMachine):
         slot = data.draw(st.sampled_from(self.of(SlotState.STARTING)))
         own, queue = slot.reserved_for, self.slots.waiting
         rivals = [w for w in queue if w.profile == slot.profile and not w.own_start]
-        waiter = self.slots.ready(slot)
+        waiter = self.slots.ready(slot, self.now)
         if own is None and not rivals:
             assert waiter is None
             assert slot.state is SlotState.WARM
@@ -118,7 +135,7 @@ class Ledger(RuleBasedStateMachine):
         self.leased(waiter)
         if own is not None:
             assert waiter is own
-            assert (slot.start, slot.miss_reason) == (Start.RESTORED, None)
+            assert (slot.start, slot.miss_reason) == (Start.COLD if own.miss else Start.RESTORED, own.miss)
         else:
             assert waiter is rivals[0]
             self.is_fair(waiter, rivals, queue)
@@ -157,6 +174,19 @@ class Ledger(RuleBasedStateMachine):
                 refused = self.slots.refuse_all(slot.profile)
                 self.waiters = [waiter for waiter in self.waiters if waiter not in refused]
 
+    @precondition(lambda self: bool(self.of(SlotState.WARM)))
+    @rule(data=st.data(), jitter=st.floats(0, 1))
+    def spare_dies(self, data: st.DataObject, jitter: float) -> None:
+        slot = data.draw(st.sampled_from(self.of(SlotState.WARM)))
+        is_early = self.now - slot.ready_at < EARLY_DEATH_S
+        self.slots.spare_died(slot, self.now, jitter)
+        assert slot.state is SlotState.STOPPING
+        assert not self.slots.exited(slot, self.now, jitter)
+        started = self.slots.plan(self.now).start
+        if is_early and not self.waiters:
+            assert slot.profile not in [other.profile for other in started]
+            assert self.slots.next_start_at(self.now) is not None
+
     @precondition(lambda self: bool(self.leases))
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
@@ -175,7 +205,7 @@ class Ledger(RuleBasedStateMachine):
         self.waiters.remove(waiter)
         for slot in own:  # it holds the conversation of the one who left
             assert slot.state is SlotState.STOPPING
-            assert self.slots.ready(slot) is None
+            assert self.slots.ready(slot, self.now) is None
             retired = self.slots.plan(self.now).retire
             assert slot in retired
             self.retired |= set(retired)
@@ -207,7 +237,9 @@ class Ledger(RuleBasedStateMachine):
         live = list(self.slots)
         assert len(live) <= self.most
         assert len(self.of(SlotState.STARTING)) <= self.at_once
-        assert sum(not waiter.own_start for waiter in self.slots.waiting) <= self.max_waiting
+        assert sum(not waiter.is_restore for waiter in self.slots.waiting) <= self.max_waiting
+        assert self.slots.breaker_retry_s("other", self.now) is None
+        assert not self.of(SlotState.WARM, "other")
         for profile in self.slots.targets:
             assert sum(self.slots.count(profile, state) for state in SlotState) == sum(
                 slot.profile == profile for slot in live
@@ -237,7 +269,7 @@ class Ledger(RuleBasedStateMachine):
             for slot in self.of(SlotState.STOPPING):
                 self.slots.exited(slot, self.now, 0.5)
             for slot in self.of(SlotState.STARTING):
-                waiter = self.slots.ready(slot)
+                waiter = self.slots.ready(slot, self.now)
                 if waiter is not None:
                     self.waiters.remove(waiter)
                     self.leased(waiter)

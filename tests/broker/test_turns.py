@@ -3,24 +3,15 @@
 from typing import Any
 
 import pytest
-from msgspec import UNSET, Raw
+from msgspec import Raw
 
-from broker.turns import (
-    APPLIED,
-    REMEMBERED_IDS,
-    TRANSITIONS,
-    Repeat,
-    Turn,
-    TurnEvent,
-    Turns,
-    TurnState,
-    digest,
-    upstream_error,
-)
+from broker.message_ids import REMEMBERED_IDS, Repeat, digest
+from broker.turn import APPLIED, TRANSITIONS, Turn, TurnEvent, TurnState
+from broker.turns import Ended, Turns
 from protocol.cli import Result
-from protocol.codes import ErrorCode, FailureReason, UpstreamError
+from protocol.codes import Applied, ErrorCode, FailureReason, UpstreamError
 from protocol.errors import ClientError
-from protocol.frames import TurnCompleted
+from protocol.frames import TurnCompleted, TurnFailed
 
 
 def turn(message_id: str, content: str = "hello", at: float = 0.0) -> Turn:
@@ -45,9 +36,16 @@ def started(turns: Turns, message_id: str = "m-1", at: float = 1.0) -> Turn:
     return current
 
 
+def completed(turns: Turns, result: Result, now: float = 2.0) -> TurnCompleted:
+    """The one end of a turn that nothing was steered into."""
+    [(frame, _)] = turns.complete(result, now)
+    assert isinstance(frame, TurnCompleted)
+    return frame
+
+
 def ended(turns: Turns, message_id: str, **result: Any) -> TurnCompleted:
     started(turns, message_id)
-    return turns.complete(Result(subtype="success", **result), 2.0)
+    return completed(turns, Result(subtype="success", **result))
 
 
 def test_the_table_covers_what_can_occur() -> None:
@@ -102,7 +100,7 @@ def test_a_closed_session_takes_nothing_new() -> None:
     turns.is_closed = True
     assert refusal(turns, "m-2") is ErrorCode.DRAINING
     assert refusal(turns, "m-1", "other") is ErrorCode.ID_CONFLICT
-    assert turns.complete(Result(subtype="success"), 2.0).id == "m-1"
+    assert completed(turns, Result(subtype="success")).id == "m-1"
     assert submit(turns, "m-1") == Repeat("m-1", "completed")
     turns.is_closed = False
     assert submit(turns, "m-2") == 0, "a refused id was not used"
@@ -145,7 +143,7 @@ def test_the_last_ids_are_remembered_and_open_ones_always() -> None:
     assert submit(turns, "open") == Repeat("open", None)
     assert submit(turns, "m-1") == Repeat("m-1", "failed")
     assert submit(turns, "m-0", "other content") == 1, "forgotten: a new message"
-    assert turns.complete(Result(subtype="success"), 2.0).id == "open"
+    assert completed(turns, Result(subtype="success")).id == "open"
 
 
 def test_open_ids_may_exceed_what_is_remembered() -> None:
@@ -178,7 +176,7 @@ def test_an_interrupt_is_held_until_the_turn_began_and_repeated_once() -> None:
     assert turns.is_interrupt_due(9.5)
     turns.interrupt_written(9.5)
     assert not turns.is_interrupt_due(1000.0)
-    stopped = turns.complete(Result(subtype="error_during_execution", is_error=True), 10.0)
+    stopped = completed(turns, Result(subtype="error_during_execution", is_error=True), 10.0)
     assert (stopped.stopped, stopped.is_error, stopped.error) == (True, True, None)
 
 
@@ -198,103 +196,166 @@ def test_an_interrupted_turn_that_succeeded_was_not_stopped() -> None:
     started(turns, "m-1").is_initialized = True
     turns.ask_interrupt(1.0)
     turns.interrupt_written(1.0)
-    assert not turns.complete(Result(subtype="success"), 2.0).stopped
+    assert not completed(turns, Result(subtype="success")).stopped
     started(turns, "m-2")
-    failed = turns.complete(Result(subtype="error_during_execution", is_error=True), 2.0)
+    failed = completed(turns, Result(subtype="error_during_execution", is_error=True))
     assert (failed.stopped, failed.error) == (False, UpstreamError.ERROR)
 
 
-# -- the terminal frame ----------------------------------------------------------------------------------------------
+# -- steering --------------------------------------------------------------------------------------------------------
 
 
-def test_the_figures_of_a_turn() -> None:
-    """Times in milliseconds from the message's arrival, frames, and the result's usage as it stands."""
-    turns = Turns(2)
-    submit(turns, "m-1", at=10.0)
-    current = turns.start_next(10.0003)
+def steer(turns: Turns, message_id: str, at: float = 1.5) -> int | Repeat:
+    return turns.submit(turn(message_id, at=at), digest(b"hello"), steered_at=at)
+
+
+def steering(*message_ids: str, limit: int = 4) -> Turns:
+    """A running ``m-1`` into which messages were steered."""
+    turns = Turns(limit)
+    started(turns)
+    for message_id in message_ids:
+        assert steer(turns, message_id) == 0
+    return turns
+
+
+def told(ended_: list[Ended]) -> list[tuple[str | None, str | None]]:
+    """Who was ended, and in whose turn."""
+    return [(frame.id, frame.folded_into) for frame, _ in ended_ if isinstance(frame, TurnCompleted)]
+
+
+DONE = Result(subtype="success")
+
+
+def test_what_the_turn_took_in_ends_with_it() -> None:
+    """One result, and a terminal for each: first the turn's, then those that were folded into it, in their order."""
+    turns = steering("m-2", "m-3")
+    assert (turns.waiting_ids, turns.is_running("m-2")) == (["m-2", "m-3"], False)
+    turns.take("m-1")
+    turns.take("m-2")
+    assert (turns.waiting_ids, turns.is_running("m-2")) == (["m-3"], True)
+    turns.take("m-3")
+    assert told(turns.complete(DONE, 2.0)) == [("m-1", None), ("m-2", "m-1"), ("m-3", "m-1")]
+    assert turns.is_idle
+    assert submit(turns, "m-2") == Repeat("m-2", "completed")
+    assert turns.usage.total.turns == 1, "they shared one turn"
+
+
+def test_what_the_turn_did_not_take_in_is_the_next_turn() -> None:
+    """The CLI begins it without being told: its clocks start at the result, and nothing else is written before."""
+    turns = steering("m-2")
+    submit(turns, "m-3")
+    turns.take("m-1")
+    assert told(turns.complete(DONE, 2.0)) == [("m-1", None)]
+    current = turns.current
     assert current is not None
-    current.ttft_s, current.overhead_s, current.frames = 0.2124, 0.0002, 48
-    found = turns.complete(Result(subtype="success", usage=Raw(b'{"output_tokens":3}'), total_cost_usd=0.0021), 11.873)
-    assert found == TurnCompleted(
-        id="m-1", subtype="success", is_error=False, error=None, stopped=False, ttft_ms=212.4, queue_ms=0.3,
-        overhead_ms=0.2, duration_ms=1873.0, frames=48, usage=Raw(b'{"output_tokens":3}'), cost_usd=0.0021,
-    )  # fmt: skip
-    assert turns.completed == 1
-    assert ended(turns, "m-2").ttft_ms is None
-    assert ended(turns, "m-3").usage is None
+    assert (current.id, current.written_at, current.last_frame_at) == ("m-2", 2.0, 2.0)
+    assert (current.state, current.is_initialized) == (TurnState.WRITTEN, False)
+    assert turns.start_next(2.0) is None
+    turns.take("m-2")
+    assert told(turns.complete(DONE, 3.0)) == [("m-2", None)]
+    assert turns.start_next(3.0) is not None
 
 
-def test_a_turn_that_the_cli_began_by_itself() -> None:
-    """Its result ends nobody's message: no id, no times, origin ``cli``, and its cost is its own."""
-    turns = Turns(2)
-    ended(turns, "m-1", total_cost_usd=0.5)
-    found = turns.complete(
-        Result(subtype="success", is_error=True, api_error_status=529, total_cost_usd=0.7, usage=Raw(b"{}")), 3.0
-    )
-    assert (found.id, found.origin, found.error, found.cost_usd) == (None, "cli", UpstreamError.OVERLOADED, 0.2)
-    assert (found.ttft_ms, found.duration_ms, found.frames, found.usage) == (None, 0.0, 0, Raw(b"{}"))
-    assert turns.complete(Result(subtype="success"), 3.0).usage is None
-    assert turns.completed == 1
+def test_several_that_are_left_share_the_next_turn() -> None:
+    """The CLI runs what waits there together: the first is the turn, the others are folded into it."""
+    turns = steering("m-2", "m-3")
+    turns.complete(Result(subtype="success", user_message_uuids=["m-1"]), 2.0)
+    shared = Result(subtype="success", user_message_uuid="m-3", user_message_uuids=["m-2", "m-3"])
+    assert told(turns.complete(shared, 3.0)) == [("m-2", None), ("m-3", "m-2")]
+    assert turns.is_idle
 
 
-def test_the_cost_is_the_difference() -> None:
-    """The CLI's total grows over the turns and over ``--resume``; a process that begins anew begins at zero."""
-    turns = Turns(2)
-    costs = [ended(turns, f"m-{number}", total_cost_usd=total).cost_usd
-             for number, total in enumerate([0.1, 0.3, 0.3, None, 0.35, 0.02, 0.05])]  # fmt: skip
-    assert costs == [0.1, 0.2, 0.0, None, 0.05, 0.02, 0.03]
+def test_a_result_names_its_messages_where_the_cli_tells() -> None:
+    """The ids of the result decide, also without any other sign."""
+    turns = steering("m-2")
+    both = Result(subtype="success", user_message_uuid="m-1", user_message_uuids=["m-1", "m-2"])
+    assert told(turns.complete(both, 2.0)) == [("m-1", None), ("m-2", "m-1")]
 
 
-def test_a_failed_turn_costs_the_next_one_nothing_twice() -> None:
-    """What a turn without a result had spent is in the next total, and told there."""
-    turns = Turns(2)
-    ended(turns, "m-1", total_cost_usd=0.1)
-    started(turns, "m-2")
-    turns.fail_current(FailureReason.CLI_EXITED, "signal 9")
-    assert ended(turns, "m-3", total_cost_usd=0.4).cost_usd == 0.3
+def test_without_any_sign_they_end_in_order() -> None:
+    """A CLI that says nothing of its messages: each result ends the oldest."""
+    turns = steering("m-2", "m-3")
+    assert [told(turns.complete(DONE, 2.0)) for _ in range(3)] == [[("m-1", None)], [("m-2", None)], [("m-3", None)]]
+    assert turns.is_idle
+
+
+def test_a_message_that_a_hook_stopped_ends_with_the_turn_it_was_meant_for() -> None:
+    """The CLI says that it is done with it, and its result does not name it: it ends there all the same."""
+    turns = steering("m-2")
+    turns.take("m-2")
+    turns.finish("m-2")
+    assert told(turns.complete(Result(subtype="success", user_message_uuids=["m-1"]), 2.0)) == [
+        ("m-1", None), ("m-2", "m-1")
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("result", "assistant", "expected"),
+    "result",
     [
-        (Result(subtype="success"), None, None),
-        (Result(subtype="success"), "overloaded", None),
-        (Result(subtype="success", is_error=True, api_error_status=401), None, UpstreamError.AUTH),
-        (Result(subtype="success", is_error=True, api_error_status=403), None, UpstreamError.AUTH),
-        (Result(subtype="success", is_error=True, api_error_status=429), None, UpstreamError.RATE_LIMITED),
-        (Result(subtype="success", is_error=True, api_error_status=529), None, UpstreamError.OVERLOADED),
-        (Result(subtype="success", is_error=True, api_error_status=400), None, UpstreamError.ERROR),
-        (Result(subtype="success", is_error=True, api_error_status=500), None, UpstreamError.ERROR),
-        (Result(subtype="success", is_error=True, api_error_status=529), "rate_limit", UpstreamError.OVERLOADED),
-        (Result(subtype="success", is_error=True), "authentication_failed", UpstreamError.AUTH),
-        (Result(subtype="success", is_error=True), "oauth_org_not_allowed", UpstreamError.AUTH),
-        (Result(subtype="success", is_error=True), "rate_limit", UpstreamError.RATE_LIMITED),
-        (Result(subtype="success", is_error=True), "overloaded", UpstreamError.OVERLOADED),
-        (Result(subtype="success", is_error=True), "server_error", UpstreamError.ERROR),
-        (Result(subtype="success", is_error=True), None, UpstreamError.ERROR),
-        (Result(subtype="error_max_turns", is_error=True), None, UpstreamError.MAX_TURNS),
-        (Result(subtype="error_max_turns", is_error=False), None, UpstreamError.MAX_TURNS),
-        (Result(subtype="error_max_budget_usd", is_error=True), "overloaded", UpstreamError.MAX_BUDGET),
-        (Result(subtype="error_during_execution", is_error=True), None, UpstreamError.ERROR),
-        (Result(subtype="error_during_execution", is_error=True, api_error_status=529), None, UpstreamError.OVERLOADED),
+        Result(subtype="success", origin=Raw(b'{"kind":"task-notification"}')),
+        Result(subtype="success", user_message_uuids=["another"]),
     ],
 )
-def test_what_a_result_complains_of(result: Result, assistant: str | None, expected: UpstreamError | None) -> None:
-    """The limits by subtype, API failures by status (they come as a success), else by the assistant's error."""
-    assert upstream_error(result, assistant) is expected
+def test_a_turn_of_the_cli_itself_does_not_end_a_message(result: Result) -> None:
+    """A background task has ended: the message that waits behind its turn waits on."""
+    turns = steering("m-2")
+    assert told(turns.complete(result, 2.0)) == [(None, None)]
+    assert turns.current is not None
+    assert turns.current.id == "m-1"
+    assert turns.waiting_ids == ["m-2"]
+    assert turns.completed == 0
+    assert told(turns.complete(Result(subtype="success", origin=Raw(b'{"kind":"human"}')), 3.0)) == [("m-1", None)]
 
 
-def test_the_error_of_the_assistant_line_reaches_the_terminal() -> None:
-    """An API failure without a status is named by what its assistant line said."""
-    turns = Turns(2)
-    started(turns).assistant_error = "overloaded"
-    found = turns.complete(Result(subtype="success", is_error=True), 2.0)
-    assert (found.error, found.is_error, found.subtype) == (UpstreamError.OVERLOADED, True, "success")
+def test_a_crash_ends_all_that_was_written() -> None:
+    """Each by how far it came: what the turn had taken in surely counts, what waited in the CLI is unknown."""
+    turns = steering("m-2", "m-3")
+    turns.take("m-1")
+    turns.take("m-2")
+    failed = [frame for frame, _ in turns.fail_running(FailureReason.CLI_EXITED, "signal 9")]
+    assert [(frame.id, frame.applied, frame.retryable) for frame in failed if isinstance(frame, TurnFailed)] == [
+        ("m-1", Applied.YES, False), ("m-2", Applied.YES, False), ("m-3", Applied.UNKNOWN, False)
+    ]  # fmt: skip
+    assert turns.is_idle
+    assert turns.fail_running(FailureReason.CLI_EXITED, "again") == []
 
 
-def test_every_upstream_error_can_occur() -> None:
-    """No member of the alphabet is dead: each is what some result complains of."""
-    results = [Result(is_error=True, api_error_status=status) for status in (401, 429, 529, 500)]
-    results += [Result(subtype=f"error_{name}") for name in ("max_turns", "max_budget_usd")]
-    assert {upstream_error(result, None) for result in results} == set(UpstreamError)
-    assert Result().usage is UNSET
+def test_a_message_that_the_cli_dropped_ends_alone() -> None:
+    """Withdrawn before the turn took it in: it was never read and may be sent again; a taken one is not dropped."""
+    turns = steering("m-2", "m-3")
+    turns.take("m-3")
+    dropped = turns.drop("m-2", "withdrawn by an interrupt")
+    assert dropped is not None
+    assert dropped[0] == TurnFailed(
+        "m-2", FailureReason.CANCELLED, Applied.NO, retryable=True, detail="withdrawn by an interrupt"
+    )
+    assert [turns.drop(message_id, "") for message_id in ("m-1", "m-2", "m-3", "m-4")] == [None] * 4
+    assert told(turns.complete(DONE, 2.0)) == [("m-1", None), ("m-3", "m-1")]
+    assert turns.is_idle
+
+
+def test_the_queue_bounds_what_is_steered() -> None:
+    """Messages behind the running turn count together, in the queue and in the CLI; repeats are repeats."""
+    turns = steering("m-2", limit=2)
+    assert submit(turns, "m-3") == 1
+    with pytest.raises(ClientError) as caught:
+        steer(turns, "m-4")
+    assert caught.value.code is ErrorCode.QUEUE_FULL
+    assert refusal(turns, "m-4") is ErrorCode.QUEUE_FULL
+    assert steer(turns, "m-2") == Repeat("m-2", None)
+    with pytest.raises(ClientError) as again:
+        turns.cancel("m-2")
+    assert again.value.code is ErrorCode.ALREADY_STARTED
+
+
+def test_signs_for_other_messages_change_nothing() -> None:
+    """A message of an earlier turn, or of nobody, and the same sign twice."""
+    turns = steering("m-2")
+    for message_id in ("m-0", "m-2", "m-2", ""):
+        turns.take(message_id)
+        turns.finish("m-0")
+    assert turns.waiting_ids == []
+    assert told(turns.complete(DONE, 2.0)) == [("m-1", None), ("m-2", "m-1")]
+    turns.take("m-1")
+    turns.finish("m-1")
+    assert turns.is_idle

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.config import Turn as TurnLimits
-from broker.turns import INTERRUPT_REPEAT_S, Turn
+from broker.turn import Turn
+from broker.turns import INTERRUPT_REPEAT_S
 from broker.watchdog import INTERRUPT_DEADLINE_S, INTERRUPT_HELD_S, limits, overdue, wake_times
 from protocol.codes import FailureReason as Reason
 

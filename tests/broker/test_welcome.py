@@ -1,14 +1,15 @@
 """The welcome tells the whole truth at ``head_seq``."""
 
 from broker.auth import Identity
-from broker.config import Config, Policy
+from broker.config import Config
 from broker.config import Replay as ReplayConfig
 from broker.config import Turn as TurnConfig
+from broker.config_policy import Policy
+from broker.message_ids import digest
 from broker.metrics import Metrics
 from broker.replay import Resume
-from broker.requests import Prompt
 from broker.session import Session
-from broker.turns import Turn, digest
+from broker.turn import Turn
 from broker.welcome import welcome
 from protocol.codec import encode_server
 from protocol.codes import LostReason, MissReason, Start
@@ -75,8 +76,9 @@ def test_what_runs_waits_and_is_asked() -> None:
     running = made.turns.start_next(0.0)
     assert running is not None
     running.first_seq = 2
-    line = b'{"type":"control_request","request_id":"r1" ,"seq":2}'
-    made.exchange.prompts.add(Prompt("r1", line, b"{}", 60.0))
+    asked = b'{"type":"control_request","request_id":"r1" ,"request":{"subtype":"can_use_tool","input":{}}'
+    made.on_lines([asked + b"}"])
+    line = asked + b',"seq":3}'
     found = told(made)
     assert found.turn == TurnInfo("m-1", "running", 2)
     assert found.queued == ["m-2", "m-3"]

@@ -28,6 +28,10 @@ _MAIN: Final = frozenset({"stream_event", "assistant", "user", "result"})
 _COUNTED: Final = re.compile(r"(?:[a-z]+[0-9]+ )+")
 _NUMBER: Final = re.compile(r"[0-9]+")
 _INIT: Final = "system/init"
+_TOOL_RESULT: Final = "user/tool_result"
+_STREAM_ENDS: Final = frozenset(
+    f"stream_event/{part}" for part in ("content_block_stop", "message_delta", "message_stop")
+)
 _ENDINGS: Final = frozenset(
     {"state", "subtype", "terminal_reason", "message.stop_reason", "stop_reason", "is_error", "aborted", "isReplay"}
 )
@@ -93,13 +97,24 @@ def compare(ours: Words, older: Words, newer: Words, known: Pool) -> list[str]:
 
 
 def main_line(shapes: Sequence[Shape]) -> list[str]:
-    """The kinds of the main line in order; deltas that follow each other count once."""
+    """The kinds of the main line in order; deltas that follow each other count once.
+
+    A tool's result counts behind the end of the message that called it: a tool that needs no time answers while the
+    rest of the API's stream is still being read, now before and now behind one of its last events.
+    """
     found: list[str] = []
+    early: list[str] = []
     for one in shapes:
         if not _is_main(one.kind) or (found and found[-1] == one.kind and "content_block_delta" in one.kind):
             continue
+        if one.kind == _TOOL_RESULT:
+            early.append(one.kind)
+            continue
+        if early and one.kind not in _STREAM_ENDS:
+            found += early
+            early = []
         found.append(one.kind)
-    return found
+    return found + early
 
 
 def asides(shapes: Sequence[Shape]) -> list[str]:
@@ -119,6 +134,8 @@ def incoherent(frames: Iterable[Frame]) -> Iterator[str]:
     streamed: dict[str, str] = defaultdict(str)
     for frame in frames:
         event = frame.get("event", {})
+        if frame.get("parent_tool_use_id"):
+            continue  # a subagent's words are never streamed
         if event.get("type") == "content_block_start":
             streamed.clear()
         for name, text in event.get("delta", {}).items():
@@ -154,7 +171,8 @@ def _rewritten(text: str) -> str | None:
 
 
 def _is_main(kind: str) -> bool:
-    return kind == _INIT or kind.partition("/")[0] in _MAIN
+    # A user message that is repeated is none of the turn's own frames.
+    return kind == _INIT or (kind.partition("/")[0] in _MAIN and kind != "user/string")
 
 
 def _compare_order(where: str, expected: list[str], found: list[str]) -> Iterator[str]:

@@ -79,11 +79,13 @@ def play(name: str, subject: str, command: list[str]) -> Run:
         return Run(name, subject, processes, stage.facts, api.requests(), failure, time.monotonic() - started)
 
 
-def record(subjects: Sequence[str] | None = None, names: Sequence[str] | None = None) -> Recordings:
-    """Play ``names`` (all situations) with ``subjects`` (all that are available)."""
+def record(
+    subjects: Sequence[str] | None = None, names: Sequence[str] | None = None, at_once: int = AT_ONCE
+) -> Recordings:
+    """Play ``names`` (all situations) with ``subjects`` (all that are available), ``at_once`` at a time."""
     started = time.monotonic()
     chosen = {subject: command for subject, command in commands().items() if subjects is None or subject in subjects}
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         jobs = [pool.submit(play, name, *item) for name in names or SITUATIONS for item in chosen.items()]
         runs = [job.result() for job in jobs]
     return Recordings({(run.situation, run.subject): run for run in runs}, time.monotonic() - started)

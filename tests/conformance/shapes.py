@@ -9,16 +9,21 @@ from typing import Any, Final, NamedTuple
 
 from tests.conformance.driver import Frame
 
-_OPEN_MAPS: Final = re.compile(r"(^|\.)(modelUsage|input|tool_input|by_type|response\.errors)$")
-"""Objects whose keys are data (model names, tool arguments, server names): every key becomes ``*``."""
+_OPEN_MAPS: Final = re.compile(
+    r"(^|\.)(modelUsage|model_usage|model_usage_since_last_result|input|tool_input|by_type|response\.errors|env"
+    r"|headers|arguments|answers|properties|structured_output|structuredContent)$"
+)
+"""Objects whose keys are data (names of models, arguments, servers, variables): every key becomes ``*``."""
 _TEXTS: Final = re.compile(
     r"(^|\.)(text|thinking|signature|partial_json|content|result|description|message|error_message|cwd|path|ruleContent"
-    r"|stdout|stderr|name|title|id|uuid|session_id|request_id|tool_use_id|command_uuid|api_message_id|timestamp|version"
-    r"|model|error|blocked_path|thinking_display|user_message_uuid|buildTime|claude_code_version|reason|\*)$"
+    r"|stdout|stderr|name|title|id|uuid|session_id|request_id|tool_use_id|parent_tool_use_id|command_uuid"
+    r"|api_message_id|timestamp|version"
+    r"|model|error|task_id|run_id|runId|agent_id|prompt_id|transcript_path|output_file|summary|url|websiteUrl|blocked_path|thinking_display|user_message_uuid|buildTime|claude_code_version|reason|\*)$"
 )
 """Names of values that are ids, times or free text.  The ``error`` of an assistant frame is part of its kind."""
 _NUMBERS: Final = re.compile(r"(^|\.)(num_turns|api_error_status|index)$")
 """The only numbers that are neither counts nor times."""
+HOOK_INPUT: Final = "request.hook_input"
 
 
 class Shape(NamedTuple):
@@ -34,15 +39,26 @@ class Shape(NamedTuple):
 
 
 def shape(frame: Frame) -> Shape:
+    frame = _hook_input_apart(frame)
     paths = list(_walk(frame, ""))
     types = frozenset((path, _type(value)) for path, value in paths)
     values = frozenset((path, value) for path, value in paths if _means_something(path, value))
     return Shape(kind(frame), frozenset(_keys(frame, "")), types, values)
 
 
+def _hook_input_apart(frame: Frame) -> Frame:
+    """The ``input`` of a hook has keys that mean something, that of a tool has not: its path is ``HOOK_INPUT``."""
+    request = frame.get("request", {})
+    if request.get("subtype") != "hook_callback":
+        return frame
+    return {**frame, "request": {"hook_input" if key == "input" else key: request[key] for key in request}}
+
+
 def kind(frame: Frame) -> str:
     """The name under which frames are compared: type, subtype, and what else makes one mean something of its own."""
     name = frame.get("type")
+    if frame.get("parent_tool_use_id"):
+        return _joined("subagent", name, _blocks(frame))
     if name == "stream_event":
         event = frame.get("event", {})
         part = event.get("delta", {}).get("type") or event.get("content_block", {}).get("type")

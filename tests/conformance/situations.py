@@ -4,7 +4,24 @@ To add one: write a function in the ``situations_*`` module that fits, decorate 
 Callers: ``recording``, ``test_conformance``.
 """
 
-from tests.conformance import situations_binding, situations_ends, situations_turns
+from tests.conformance import (
+    situations_beside,
+    situations_binding,
+    situations_controls,
+    situations_ends,
+    situations_limits,
+    situations_options,
+    situations_turns,
+)
 from tests.conformance.stage import SITUATIONS
 
-__all__ = ["SITUATIONS", "situations_binding", "situations_ends", "situations_turns"]
+__all__ = [
+    "SITUATIONS",
+    "situations_beside",
+    "situations_binding",
+    "situations_controls",
+    "situations_ends",
+    "situations_limits",
+    "situations_options",
+    "situations_turns",
+]

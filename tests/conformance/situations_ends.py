@@ -42,7 +42,7 @@ def unknown_model_flag(stage: Stage) -> None:
 def stream_cut(stage: Stage) -> None:
     """The API's stream breaks off in the middle."""
     process = stage.start(CLAUDE_CODE_MAX_RETRIES="0")
-    process.write(user("hello [[sim tokens=10 itl_ms=20 cut_after=4]]"))
+    process.write(user("hello [[sim tokens=10 itl_ms=150 cut_after=4]]"))
     stage.note(is_error=process.wait_result()["is_error"], code=process.finish())
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.conformance.comparison import Words, asides, compare, incoherent, main_line, pool, required_keys
 from tests.conformance.driver import Frame
 from tests.conformance.recording import Run, Spoken
-from tests.conformance.shapes import kind, shape
+from tests.conformance.shapes import HOOK_INPUT, kind, shape
 
 Change = Callable[[list[Frame]], object]
 ID = "5d6c0f5e-8a3f-4b57-9a0c-0d8f6b8a3f11"
@@ -160,6 +160,16 @@ KINDS: list[tuple[Frame, str]] = [
 def test_kinds(frame: Frame, name: str) -> None:
     """A frame's kind is its type and what else makes it mean something of its own; a broken frame has one, too."""
     assert kind(frame) == name
+
+
+def test_the_input_of_a_hook_is_read_and_that_of_a_tool_is_data() -> None:
+    """The keys of what a hook is asked stand for themselves, those of a tool's arguments do not."""
+
+    def keys(subtype: str) -> frozenset[str]:
+        return shape({"type": "control_request", "request": {"subtype": subtype, "input": {"cwd": "/"}}}).keys
+
+    assert f"{HOOK_INPUT}.cwd" in keys("hook_callback")
+    assert "request.input.*" in keys("can_use_tool")
 
 
 def test_keys_inside_a_list_are_those_of_all_elements() -> None:

@@ -1,63 +1,126 @@
-"""MCP over streamable HTTP on the real CLI: a real server with a bearer header, for one tenant alone."""
+"""MCP servers on the real CLI: real servers with a bearer header, for one tenant alone; programs; questions."""
 
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from simulator.messages_api import MessagesApi
+from tests.e2e import mcp_scenes as scenes
+from tests.e2e.hook_scenes import LONG_S, tool_results
 from tests.e2e.real import VERSIONS, options, posts, real_broker
-from tests.kit.broker import ROOT
+from tests.kit.broker import Broker
 from tests.kit.client import connected
-from tests.waiting import eventually
+from tests.kit.host import Host
+from tests.kit.mcp_child import STDIO, configuration
 
-CALL = r"mcp__acme__add:{\"a\": 4200, \"b\": 42}"
-"""A call of the server's tool, as the stand-in's model makes it."""
+pytestmark = [pytest.mark.real_cli, pytest.mark.timeout(180)]
 
-pytestmark = [pytest.mark.real_cli, pytest.mark.timeout(120)]
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short one: sockets of the CLI's sandbox lie below it, and their paths may have 107 bytes."""
+    return tmp_path_factory.mktemp("m")
 
 
 @asynccontextmanager
-async def mcp_server(folder: Path, token: str) -> AsyncIterator[str]:
-    """The URL of a running MCP server."""
-    ports = folder / "mcp.port"
-    argv = [sys.executable, "-m", "tests.kit.mcp_server", token, str(ports)]
-    with subprocess.Popen(argv, cwd=ROOT) as child:
-        try:
-            await eventually(lambda: ports.exists() and ports.read_text(), 20)
-            yield f"http://127.0.0.1:{ports.read_text()}/mcp"
-        finally:
-            child.terminate()
+async def staged(folder: Path, version: str, **policy: Any) -> AsyncIterator[tuple[Broker, MessagesApi]]:
+    """A broker over that CLI with this policy."""
+    config = {"policy": policy, "pool": {"mcp_bind_timeout_s": scenes.BIND_S}, "session": {"detach_timeout_s": 1}}
+    with MessagesApi() as api:
+        async with real_broker(folder, version, api, config) as broker:
+            yield broker, api
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_a_tenants_mcp_server_is_bound_late_and_is_its_own(version: str, tmp_path: Path) -> None:
-    """The tool is offered in the tenant's own requests only; a server that refuses is named, and blocks nothing."""
-    with MessagesApi() as api:
-        async with mcp_server(tmp_path, "mcp-secret") as url:
-            config = {"policy": {"mcp_url_prefixes": [url]}}
-            async with real_broker(tmp_path, version, api, config) as broker:
-                good = {"acme": {"type": "http", "url": url, "headers": {"Authorization": "Bearer mcp-secret"}}}
-                own = options("a", mcp_servers=good, allowed_tools=["mcp__acme"])
-                async with connected(broker.url, hello={"options": own}) as client:
-                    end = await client.turn(f'first [[sim tokens=2 tool="{CALL}"]]', within_s=60)
-                    assert not end["is_error"]
-                    results = [f["message"]["content"] for f in client.frames if f["type"] == "user"]
-                    assert "4242" in str(results), "the tool ran without a prompt, and its result came back"
-                    status = {"type": "control_request", "request_id": "s1", "request": {"subtype": "mcp_status"}}
-                    await client.send(status)
-                    reply = await client.until_type("control_response")
-                    servers = reply["response"]["response"]["mcpServers"]
-                    assert [(s["name"], s["status"]) for s in servers] == [("acme", "connected")]
-                    assert "mcp-secret" not in str(reply)
-                bad = {"acme": {"type": "http", "url": url, "headers": {"Authorization": "Bearer wrong"}}}
-                async with connected(broker.url, hello={"options": options("b", mcp_servers=bad)}) as client:
-                    end = await client.turn("second [[sim tokens=2]]", within_s=60)
-                    assert not end["is_error"]
-                    told = [f["mcp_errors"] for f in client.frames if f.get("mcp_errors")]
-                    assert [list(errors) for errors in told] == [["acme"]]
-        calls = {r["credential"]: "mcp__acme" in str(r["messages"]) + str(r["tools"]) for r in posts(api)}
-        assert calls == {"a": True, "b": False}
+@pytest.mark.parametrize(
+    "scene",
+    [
+        scenes.servers_are_a_tenants_own,
+        scenes.a_server_that_fails_is_named_and_holds_nobody_up,
+        scenes.servers_are_changed_live,
+        scenes.a_restored_process_has_the_same_servers,
+        scenes.a_slow_server_does_not_kill_an_interrupted_turn,
+    ],
+    ids=lambda scene: scene.__name__,
+)
+async def test_on_the_real_cli(scene: scenes.Scene, version: str, folder: Path) -> None:
+    """Each scene as its own words say."""
+    with scenes.places(folder) as at:
+        async with staged(folder, version, mcp_url_prefixes=at.prefixes) as (broker, _):
+            await scene(broker, options("good"), at)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_no_request_of_another_tenant_knows_the_server(version: str, folder: Path) -> None:
+    """Its tools stand in the requests of the tenant that brought it, and in no other."""
+    with scenes.places(folder) as at:
+        async with staged(folder, version, mcp_url_prefixes=at.prefixes) as (broker, api):
+            servers = {"acme": configuration(at.http, scenes.SECRET)}
+            own = options("a", mcp_servers=servers, allowed_tools=["mcp__acme"])
+            async with connected(broker.url, hello={"options": own}) as client:
+                await client.turn(f'[[sim tool="{scenes.CALL}" tokens=2]] add', within_s=LONG_S)
+            async with connected(broker.url, hello={"options": options("b")}) as client:
+                await client.turn("[[sim tokens=2]] nothing", within_s=LONG_S)
+            calls = {r["credential"]: "mcp__acme" in str(r["messages"]) + str(r["tools"]) for r in posts(api)}
+            assert calls == {"a": True, "b": False}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_program_is_started_only_where_the_policy_lets_it(version: str, folder: Path) -> None:
+    """By default a tenant may name no program of this machine; where it may, the CLI talks to it."""
+    own = options("good", mcp_servers={"acme": STDIO}, allowed_tools=["mcp__acme"])
+    async with staged(folder, version) as (broker, _), connected(broker.url) as client:
+        with pytest.raises(ConnectionClosed):
+            await client.hello(options=own)
+        assert client.frames[-1]["code"] == "option_not_allowed"
+        assert "policy.mcp_stdio" in client.frames[-1]["message"]
+    async with staged(folder, version, mcp_stdio=True) as (broker, _):
+        async with connected(broker.url, hello={"options": own}) as client:
+            await client.turn(f'[[sim tool="{scenes.CALL}" tokens=2]] add', within_s=LONG_S)
+            assert "4242" in tool_results(client) or scenes.told_errors(client), "slow to start, and told so"
+            assert await scenes.status(client) in ({"acme": "connected"}, {"acme": "failed"})
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_the_operators_server_is_there_for_everybody(version: str, folder: Path) -> None:
+    """No tenant asked for it, none can take it away, switch it off or put its own in its place."""
+    with scenes.places(folder) as at:
+        operators = {"acme": configuration(at.http, scenes.SECRET)}
+        async with staged(folder, version, mcp_servers=operators, mcp_url_prefixes=[at.dead]) as (broker, _):
+            own = options("good", mcp_servers={"acme": {"type": "http", "url": at.dead}}, allowed_tools=["mcp__acme"])
+            async with connected(broker.url, hello={"options": own}) as client:
+                await client.turn(f'[[sim tool="{scenes.CALL}" tokens=2]] add', within_s=LONG_S)
+                assert "4242" in tool_results(client)
+                assert scenes.told_errors(client) == [{"acme": "the name is the operator's (policy.mcp_servers)"}]
+                reply = await client.control("mcp_set_servers", servers={})
+                assert reply["response"] == {"added": [], "removed": [], "errors": {}}
+                await client.ask("mcp_toggle", "t-1", serverName="acme", enabled=False)
+                assert (await client.error())["code"] == "option_not_allowed"
+                assert await scenes.status(client) == {"acme": "connected"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_question_of_a_server_reaches_the_user(version: str, folder: Path) -> None:
+    """An elicitation is shown to everybody, answered once, and its answer reaches the server."""
+    call = r"mcp__acme__ask:{\"question\": \"which colour?\"}"
+    with scenes.places(folder) as at:
+        async with staged(folder, version, mcp_url_prefixes=at.prefixes) as (broker, _):
+            servers = {"acme": configuration(at.sse, scenes.SECRET)}
+            own = options("good", mcp_servers=servers, allowed_tools=["mcp__acme"])
+            answers = [{"action": "accept", "content": {"colour": "blue"}}, {"action": "decline"}]
+            async with connected(broker.url, hello={"options": own}) as client:
+                host = Host(client, elicitation=lambda request: answers.pop(0))
+                for number in range(2):
+                    await host.turn(f'[[sim tool="{call}" tokens=2]] ask', f"m-{number}", LONG_S)
+                asked = host.requests("elicitation")
+                assert [request["message"] for request in asked] == ["which colour?"] * 2
+                assert all("seq" in frame for frame in client.of_type("control_request"))
+                results = tool_results(client)
+                assert "blue" in results
+                assert "no answer: decline" in results
+                outcomes = [frame["outcome"] for frame in client.of_type("broker.request_resolved")]
+                assert outcomes == ["allowed", "denied"]

@@ -73,24 +73,6 @@ async def test_modes_new_open_and_resume(broker: Broker) -> None:
         assert len(unnamed.welcome["session_id"]) == 36
 
 
-@pytest.mark.parametrize(
-    "hello",
-    [
-        {"session": {"mode": "fork", "id": "x"}},
-        {"session": {"mode": "continue"}},
-        {"role": "observer"},
-        {"view": "messages"},
-    ],
-    ids=lambda hello: str(next(iter(hello.values()))),
-)
-async def test_what_is_not_built_is_refused(broker: Broker, hello: dict[str, object]) -> None:
-    """A mode, role or view that this version lacks is named and refused, never accepted and ignored."""
-    code, frames = await refused(broker, **hello)
-    assert code == 4500
-    assert frames[-1]["code"] == "bad_options"
-    assert "not supported by this version" in frames[-1]["message"]
-
-
 async def test_a_turn_from_accepted_to_its_terminal(broker: Broker) -> None:
     """accepted comes before every frame of the turn, the terminal is the last word on it, content equals the ledger."""
     async with connected(broker.url, hello={}) as client:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,7 +162,12 @@ def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
 
 
 def _spawn(
-    folder: Path, config: Mapping[str, Any] | None, cli: str, log_level: str, environment: Mapping[str, str] | None
+    folder: Path,
+    config: Mapping[str, Any] | None,
+    cli: str,
+    log_level: str,
+    environment: Mapping[str, str] | None,
+    prefix: Sequence[str] = (),
 ) -> tuple[Broker, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     ports, log, ledger, state = folder / "ports.json", folder / "broker.log", folder / "ledger.jsonl", folder / "state"
@@ -172,7 +177,7 @@ def _spawn(
     argv = [sys.executable, "-m", "broker", "serve", "--config", str(file), "--cli", cli, "--port-file", str(ports)]
     with log.open("wb") as sink:
         popen = subprocess.Popen(
-            [*argv, "--log-level", log_level],
+            [*prefix, *argv, "--log-level", log_level],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=sink,
@@ -215,9 +220,13 @@ async def running_broker(
     wait_ready: bool = True,
     log_level: str = "info",
     environment: Mapping[str, str] | None = None,
+    prefix: Sequence[str] = (),
 ) -> AsyncIterator[Broker]:
-    """Start a broker and end it: SIGTERM, then SIGKILL after ``STOP_DEADLINE_S`` (which fails the test)."""
-    broker, ports = _spawn(folder, config, cli, log_level, environment)
+    """Start a broker and end it: SIGTERM, then SIGKILL after ``STOP_DEADLINE_S`` (which fails the test).
+
+    ``prefix`` stands before its command line; it must end in an ``exec`` of the rest.
+    """
+    broker, ports = _spawn(folder, config, cli, log_level, environment, prefix)
     try:
         await eventually(lambda: _opened(broker, ports), START_DEADLINE_S)
         if wait_ready:

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from protocol.cli import Peek, peek
+from protocol.traces import trace_name
+
 Row = dict[str, Any]
 _SEQ = re.compile(r',"seq":(\d+)\}$')
 _BETWEEN_CLI_AND_HOST = ("control_response", "keep_alive")
@@ -46,7 +49,7 @@ def processes_of(rows: Iterable[Row], cli_session_id: str) -> list[Cli]:
 
 
 def meant_for_clients(rows: Iterable[Row], cli_session_id: str) -> list[str]:
-    """SHA-256 of every line of a conversation that its clients are to see, in order."""
+    """SHA-256 of every line of a conversation that its clients are to see without ``verbose``, in order."""
     rows = list(rows)
     own = set(processes_of(rows, cli_session_id))
     return [row["sha256"] for row in rows if row["dir"] == "out" and cli(row) in own and _is_forwarded(row)]
@@ -55,8 +58,10 @@ def meant_for_clients(rows: Iterable[Row], cli_session_id: str) -> list[str]:
 def _is_forwarded(row: Row) -> bool:
     if "line" not in row:
         return True  # only long lines are not written out, and none of those are between CLI and host
-    kind: Any = json.loads(row["line"]).get("type")
-    return kind not in _BETWEEN_CLI_AND_HOST
+    line = row["line"].encode()
+    found = peek(line)
+    assert isinstance(found, Peek)
+    return found.type not in _BETWEEN_CLI_AND_HOST and trace_name(found, line) is None
 
 
 def seq_of(text: str) -> int | None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from msgspec import Raw, Struct
 from msgspec import inspect as shapes
 
+from protocol.json_schema import JsonSchema, Subschema
 from protocol.options import Credentials
 
 TEXT = st.text(max_size=12) | st.sampled_from(
@@ -28,11 +29,53 @@ def instances(cls: type[Struct]) -> st.SearchStrategy[Any]:
     """Any valid instance of ``cls``."""
     if cls is Credentials:
         return _credentials()
+    if cls is JsonSchema:
+        return schemas()
     info = shapes.type_info(cls)
     assert isinstance(info, shapes.StructType)
     required = {field.name: _values(field.type) for field in info.fields if field.required}
     optional = {field.name: _values(field.type) for field in info.fields if not field.required}
     return st.fixed_dictionaries(required, optional=optional).map(lambda given: cls(**given))
+
+
+def schemas(levels: int = 2) -> st.SearchStrategy[JsonSchema]:
+    """Any valid JSON Schema, ``levels`` of schemas deep."""
+    return _keywords(JsonSchema, levels)
+
+
+def _keywords(cls: type[Subschema], levels: int) -> st.SearchStrategy[Any]:
+    info = shapes.type_info(cls)
+    assert isinstance(info, shapes.StructType)
+    inner = st.booleans() if levels == 0 else st.booleans() | _keywords(Subschema, levels - 1)
+    special: dict[str, st.SearchStrategy[Any]] = {
+        "required": st.lists(TEXT, max_size=2, unique=True),
+        "multipleOf": st.sampled_from([1, 0.5]),
+        "ref": st.just("#"),
+    }
+    fields = {
+        field.name: special[field.name] if field.name in special else _schema_values(field.type, inner)
+        for field in info.fields
+    }
+    some = st.lists(st.sampled_from(sorted(fields)), max_size=4, unique=True)
+    chosen = some.flatmap(lambda names: st.fixed_dictionaries({name: fields[name] for name in names}))
+    return chosen.map(lambda given: cls(**given))
+
+
+def _schema_values(info: shapes.Type, inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """As ``_values``, with ``inner`` wherever a schema stands within the schema."""
+    match info:
+        case shapes.Metadata():
+            return _schema_values(info.type, inner)
+        case shapes.UnionType():
+            return st.one_of([_schema_values(each, inner) for each in info.types])
+        case shapes.StructType():
+            return inner
+        case shapes.ListType():
+            return st.lists(_schema_values(info.item_type, inner), min_size=info.min_length or 0, max_size=2)
+        case shapes.DictType():
+            return st.dictionaries(TEXT, _schema_values(info.value_type, inner), max_size=2)
+        case _:
+            return _plain(info)
 
 
 def _credentials() -> st.SearchStrategy[Credentials]:

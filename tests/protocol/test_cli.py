@@ -12,7 +12,7 @@ from msgspec import UNSET, Raw
 from protocol import cli
 from protocol.cli import Peek, encode_line, peek
 from protocol.codes import DropReason
-from protocol.frames import Base64Source, Content, ImageBlock, TextBlock
+from protocol.content import Base64Source, Content, ImageBlock, TextBlock
 from tests.protocol.strategies import JSON, OBJECTS, TEXT
 
 DEEP = 100_000
@@ -194,15 +194,53 @@ def test_a_result_and_an_init_are_decoded_as_far_as_they_matter() -> None:
     assert (init.api_key_source, init.permission_mode, init.model, init.session_id) == ("none", "plan", "m", "")
 
 
+@pytest.mark.parametrize(
+    ("origin", "is_own"),
+    [
+        (b'{"kind":"task-notification","producer":"session-task"}', True),
+        (b'{"kind":"human"}', False),
+        (b"{}", False),
+        (b"null", False),
+        (b'"task"', False),
+    ],
+)
+def test_a_turn_that_the_cli_began_says_so(origin: bytes, is_own: bool) -> None:
+    """By the origin of its result; one that is not told, or is of another form, is nobody's word."""
+    result = cli.decode_result(b'{"type":"result","origin":' + origin + b"}")
+    assert result is not None
+    assert result.is_of_the_cli is is_own
+    assert not cli.Result().is_of_the_cli
+
+
 def test_a_permission_request_is_decoded_with_its_input_as_it_stands() -> None:
     """The tool's input is kept byte for byte, for an answer that allows it unchanged."""
     request = b'{"subtype":"can_use_tool","tool_name":"Bash","tool_use_id":"t","input":{"n":1.0}}'
     body = b'{"type":"control_request","request_id":"r","request":' + request + b"}"
     found = cli.decode_request(body)
-    assert found is not None
-    assert (found.request_id, found.request.subtype, found.request.tool_name) == ("r", "can_use_tool", "Bash")
+    assert isinstance(found, cli.CliRequest)
+    assert (found.request_id, found.request.subtype, found.request.agent_id) == ("r", "can_use_tool", None)
     assert bytes(found.request.input) == b'{"n":1.0}'
-    assert found.request.tool_use_id == "t"
+
+
+def test_requests_of_other_kinds_are_decoded_as_far_as_they_can_be() -> None:
+    """A hook's and an MCP server's name what they concern; of an odd one there is enough left to refuse it."""
+    hook = b'{"subtype":"hook_callback","callback_id":"h","input":{"hook_event_name":"Stop"},"tool_use_id":null}'
+    found = cli.decode_request(b'{"request_id":"r","request":' + hook + b"}")
+    assert isinstance(found, cli.CliRequest)
+    assert (found.request.callback_id, cli.hook_event(found.request.input)) == ("h", "Stop")
+    call = b'{"subtype":"mcp_message","server_name":"acme","message":{"jsonrpc":"2.0","id":2,"method":"tools/call"}}'
+    found = cli.decode_request(b'{"request_id":"r","request":' + call + b"}")
+    assert isinstance(found, cli.CliRequest)
+    assert found.request.server_name == "acme"
+    assert cli.rpc_message(found.request.message).method == "tools/call"
+    assert cli.rpc_message(Raw(b"7")) == cli.RpcMessage()
+    odd = cli.decode_request(b'{"request_id":"r","request":{"subtype":"hook_callback","callback_id":7}}')
+    assert isinstance(odd, cli.BareRequest)
+    assert (odd.request_id, odd.request.subtype) == ("r", "hook_callback")
+    for nothing in (b"{}", b'{"request_id":7}', b"[]", b"{"):
+        assert cli.decode_request(nothing) is None
+    for event in (b"[]", b'{"hook_event_name":7}', b"null"):
+        assert cli.hook_event(Raw(event)) == ""
 
 
 def test_answers_of_the_cli() -> None:
@@ -262,6 +300,8 @@ def test_a_message_is_one_line_of_type_user(text: str) -> None:
         found = json.loads(line)
         assert (found["type"], found["message"]["role"], found["uuid"]) == ("user", "user", "m-9")
         assert found["client_composed"] is True
+        assert json.loads(cli.user_line("m-9", content, is_command=True)) == found | {"client_composed": False}
+        assert json.loads(cli.user_line("m-9", content, is_steering=True)) == found | {"priority": "next"}
         assert found["parent_tool_use_id"] is None
         assert found["message"]["content"] == msgspec.to_builtins(content)
 

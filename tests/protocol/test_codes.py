@@ -25,7 +25,7 @@ def test_the_close_codes_are_the_documented_ones() -> None:
     final = {code.label for code in CloseCode if code >= 4500}
     assert final == {
         "bad_frame", "unauthorized", "hello_expected", "not_allowed", "unknown_session", "session_exists",
-        "bind_failed", "revoked", "replaced", "protocol_version",
+        "bind_failed", "session_deleted", "revoked", "replaced", "protocol_version",
     }  # fmt: skip
     again = {code.label for code in CloseCode if code in RETRYABLE_CLOSE_CODES}
     assert again == {"slow_consumer", "pool_unavailable", "queue_timeout", "hello_timeout", "internal"}

@@ -1,7 +1,8 @@
 """Control requests and permission answers of clients: typed, bounded, and nothing else."""
 
 import json
-from typing import Any
+import re
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -14,15 +15,18 @@ from protocol.codec import decode_client
 from protocol.codes import ErrorCode
 from protocol.controls import (
     KNOWN_CONTROLS,
-    UNSUPPORTED_CONTROLS,
+    MATCHER,
     AddRules,
     Control,
+    GetContextUsage,
+    HookEvent,
+    Initialize,
     Interrupt,
     McpStatus,
     PermissionAnswer,
+    RewindFiles,
     SetMaxThinkingTokens,
     SetModel,
-    SetPermissionMode,
     ToolRule,
     decode_answer,
     decode_control,
@@ -34,7 +38,7 @@ from protocol.frames import ControlRequest
 from tests.protocol.strategies import OBJECTS, instances
 
 DEEP = 100_000
-CONTROLS: list[type[Struct]] = [Interrupt, SetModel, SetPermissionMode, SetMaxThinkingTokens, McpStatus]
+CONTROLS: tuple[type[Struct], ...] = get_args(Control)
 RULE = {"type": "addRules", "rules": [{"toolName": "Bash"}], "behavior": "allow", "destination": "session"}
 
 
@@ -70,9 +74,12 @@ def test_a_control_request_comes_back(kind: type[Struct], data: st.DataObject) -
 
 
 def test_the_list_of_controls_is_the_union() -> None:
-    """What is allowed is what can be decoded; what is not built is told apart from it."""
-    assert {kind.__struct_config__.tag for kind in CONTROLS} == KNOWN_CONTROLS
-    assert not KNOWN_CONTROLS & UNSUPPORTED_CONTROLS
+    """What is allowed is what can be decoded, and nothing else."""
+    assert {kind.__struct_config__.tag for kind in CONTROLS} == KNOWN_CONTROLS == {
+        "interrupt", "set_model", "set_permission_mode", "set_max_thinking_tokens", "set_credentials", "mcp_status",
+        "mcp_set_servers", "mcp_reconnect", "mcp_toggle", "rewind_files", "stop_task", "get_context_usage",
+        "get_settings", "apply_flag_settings", "initialize",
+    }  # fmt: skip
 
 
 def test_controls_in_their_plain_form() -> None:
@@ -82,17 +89,16 @@ def test_controls_in_their_plain_form() -> None:
     assert control(subtype="set_model", model=None) == SetModel(None) == control(subtype="set_model")
     assert control(subtype="set_max_thinking_tokens") == SetMaxThinkingTokens(None)
     assert control(subtype="mcp_status") == McpStatus()
+    assert control(subtype="rewind_files", user_message_id="m-9") == RewindFiles("m-9", dry_run=False)
+    assert control(subtype="get_context_usage") == GetContextUsage(UNSET)
+    assert control(subtype="initialize", hooks=None, agents=None, jsonSchema=None, skills=None) == Initialize()
 
 
-@pytest.mark.parametrize("subtype", sorted(UNSUPPORTED_CONTROLS))
-def test_a_control_that_is_not_built_is_refused_as_such(subtype: str) -> None:
-    """A control that only the protocol names is told apart from one that nobody may send, whatever it carries."""
-    error = refusal({"subtype": subtype, "settings": {"env": {}}})
-    assert (error.code, error.message) == (
-        ErrorCode.CONTROL_NOT_ALLOWED,
-        f"{subtype}: not supported by this version",
-    )
-    assert error.ref == "c1"
+def test_what_an_initialize_leaves_out_is_not_sent() -> None:
+    """A null and an absent key are the same to the CLI's host: neither is written.  An empty prompt is one."""
+    given = {"subtype": "initialize", "systemPrompt": [""], "agents": None, **hooks(matcher=None)}
+    sent = json.loads(cli.control_line("i", control(**given)))
+    assert sent["request"] == {"subtype": "initialize", "systemPrompt": [""], **hooks()}
 
 
 @pytest.mark.parametrize("subtype", ["set_cwd", "can_use_tool", "get_binary_version", "", "Interrupt", "x" * 10_000])
@@ -103,6 +109,55 @@ def test_other_controls_are_not_allowed(subtype: str) -> None:
     assert error.message == f"{subtype[:64]}: not on the list of allowed controls"
 
 
+def hooks(**fields: Any) -> dict[str, Any]:
+    return {"subtype": "initialize", "hooks": {"PreToolUse": [{"hookCallbackIds": ["h"], **fields}]}}
+
+
+SERVERS = {"acme": {"type": "http", "url": "https://mcp.example.com/"}}
+RIGHT_CONTROLS: list[dict[str, Any]] = [
+    *({"subtype": "set_credentials", "credentials": {kind: "t"}} for kind in ("oauth_token", "api_key", "auth_token")),
+    {"subtype": "mcp_set_servers", "servers": {}},
+    {
+        "subtype": "mcp_set_servers",
+        "servers": {**SERVERS, "mine": {"type": "sdk"}, "b": {"type": "stdio", "command": "x"}},
+    },
+    {"subtype": "mcp_reconnect", "serverName": "a" * 64},
+    *({"subtype": "mcp_toggle", "serverName": "acme", "enabled": value} for value in (True, False)),
+    {"subtype": "rewind_files", "user_message_id": "0b4e2f6a-0000-4000-8000-000000000000", "dry_run": True},
+    {"subtype": "stop_task", "task_id": "b" * 128},
+    *({"subtype": "get_context_usage", "detail": value} for value in ("summary", "full")),
+    {"subtype": "get_settings"},
+    {"subtype": "apply_flag_settings", "settings": {}},
+    {"subtype": "apply_flag_settings", "settings": {"effortLevel": "low", "permissions": {"deny": ["Bash(rm:*)"]}}},
+    {"subtype": "initialize"},
+    {"subtype": "initialize", "hooks": {}},
+    {"subtype": "initialize", "hooks": {event: [] for event in get_args(HookEvent)}},
+    {"subtype": "initialize", "hooks": {"Stop": [{"hookCallbackIds": ["h"]}] * 64}},
+    hooks(timeout=0.1, onFailure="block"),
+    hooks(timeout=3600, onFailure="continue", hookCallbackIds=["h" * 128] * 32),
+    *(hooks(matcher=value) for value in ("", "*", ".*", "Bash", "Write|Edit|mcp__acme__.*", "a" * 1024)),
+    {"subtype": "initialize", "sdkMcpServers": ["a"] * 32},
+    *({"subtype": "initialize", "systemPrompt": value} for value in ("", [""], ["a\nb"] * 16, "é" * 262144)),
+    {"subtype": "initialize", "appendSystemPrompt": "", "agents": {"a": {"description": "d", "prompt": "p"}}},
+    {"subtype": "initialize", "jsonSchema": {"type": "object"}, "title": "t" * 256, "skills": ["s" * 256] * 256},
+    {
+        "subtype": "initialize",
+        "excludeDynamicSections": True,
+        "promptSuggestions": False,
+        "agentProgressSummaries": None,
+    },
+]
+
+
+def test_a_control_at_its_bound_is_accepted() -> None:
+    """The longest, shortest and oddest values that are allowed are decoded, and encoded for the CLI as they were."""
+    for request in RIGHT_CONTROLS:
+        line = json.loads(cli.control_line("i", control(**request)))
+        assert {**request, **line["request"]} == request, request
+
+
+NOT_MATCHERS: list[object] = ["(", "[a]", "a|", "|a", "**", "*a", "a\n", "a" * 1025, 5, [], "^a$"]
+NOT_PROMPTS: list[object] = [None, 7, {}, "a\x00", ["a\x00"], ["a"] * 17, "a" * 262145]
 WRONG_CONTROLS: list[tuple[object, str]] = [
     ({}, "`subtype`"),
     ({"subtype": 7}, "`$.subtype`"),
@@ -125,6 +180,65 @@ WRONG_CONTROLS: list[tuple[object, str]] = [
     ({"subtype": "set_max_thinking_tokens", "max_thinking_tokens": -1}, "`$.max_thinking_tokens`"),
     ({"subtype": "set_max_thinking_tokens", "max_thinking_tokens": 10**30}, "`$.max_thinking_tokens`"),
     ({"subtype": "mcp_status", "more": 1}, "`more`"),
+    ({"subtype": "set_credentials"}, "`credentials`"),
+    ({"subtype": "set_credentials", "credentials": {}}, "exactly one of"),
+    ({"subtype": "set_credentials", "credentials": {"api_key": "a\n"}}, "`$.credentials.api_key`"),
+    ({"subtype": "set_credentials", "credentials": {"api_key": "a", "auth_token": "b"}}, "exactly one of"),
+    ({"subtype": "mcp_set_servers", "servers": []}, "`$.servers`"),
+    ({"subtype": "mcp_set_servers", "servers": {"a b": {"type": "sdk"}}}, "`key` in `$.servers`"),
+    ({"subtype": "mcp_set_servers", "servers": {"__proto__": {"type": "sdk"}}}, "`key` in `$.servers`"),
+    ({"subtype": "mcp_set_servers", "servers": {"a": {"url": "https://a/"}}}, "`type` - at `$.servers[...]`"),
+    ({"subtype": "mcp_set_servers", "servers": {"a": {"type": "http", "url": "file:///"}}}, "`$.servers[...].url`"),
+    ({"subtype": "mcp_set_servers", "servers": {f"a{n}": {"type": "sdk"} for n in range(33)}}, "`$.servers`"),
+    ({"subtype": "mcp_reconnect"}, "`serverName`"),
+    ({"subtype": "mcp_reconnect", "serverName": "a\n"}, "`$.serverName`"),
+    ({"subtype": "mcp_reconnect", "server_name": "a"}, "`server_name`"),
+    ({"subtype": "mcp_toggle", "serverName": "a"}, "`enabled`"),
+    ({"subtype": "mcp_toggle", "serverName": "a", "enabled": 1}, "`$.enabled`"),
+    ({"subtype": "rewind_files", "user_message_id": "-\n"}, "`$.user_message_id`"),
+    ({"subtype": "rewind_files", "user_message_id": "m", "dry_run": "no"}, "`$.dry_run`"),
+    *(({"subtype": "stop_task", "task_id": value}, "`$.task_id`") for value in ("", "a/b", "a\n", "a" * 129, "a b", 7)),
+    ({"subtype": "get_context_usage", "detail": "all"}, "`$.detail`"),
+    ({"subtype": "get_settings", "source": "userSettings"}, "`source`"),
+    ({"subtype": "apply_flag_settings"}, "`settings`"),
+    ({"subtype": "apply_flag_settings", "settings": None}, "`$.settings`"),
+    ({"subtype": "apply_flag_settings", "settings": {"env": {}}}, "`env` - at `$.settings`"),
+    (
+        {"subtype": "apply_flag_settings", "settings": {"permissions": {"allow": "Bash"}}},
+        "`$.settings.permissions.allow`",
+    ),
+    ({"subtype": "initialize", "more": 1}, "`more`"),
+    ({"subtype": "initialize", "plugins": []}, "`plugins`"),
+    ({"subtype": "initialize", "hooks": []}, "`$.hooks`"),
+    ({"subtype": "initialize", "hooks": {"Nope": []}}, "`key` in `$.hooks`"),
+    ({"subtype": "initialize", "hooks": {"Stop": "x"}}, "`$.hooks[...]`"),
+    ({"subtype": "initialize", "hooks": {"Stop": [{}]}}, "`hookCallbackIds` - at `$.hooks[...][0]`"),
+    ({"subtype": "initialize", "hooks": {"Stop": [{"hookCallbackIds": ["h"]}] * 65}}, "`$.hooks[...]`"),
+    *(
+        (hooks(hookCallbackIds=value), "hookCallbackIds")
+        for value in ("h", [], ["h"] * 33, [""], ["h" * 129], ["h\n"], [7])
+    ),
+    *((hooks(matcher=value), "matcher`") for value in NOT_MATCHERS),
+    *((hooks(timeout=value), "timeout`") for value in (0, -1, 3601, "1", None)),
+    *((hooks(onFailure=value), "onFailure`") for value in ("", "Block", None)),
+    (hooks(command="sh"), "`command` - at `$.hooks[...][0]`"),
+    ({"subtype": "initialize", "sdkMcpServers": ["a"] * 33}, "`$.sdkMcpServers`"),
+    ({"subtype": "initialize", "sdkMcpServers": ["a b"]}, "`$.sdkMcpServers[0]`"),
+    *(({"subtype": "initialize", "systemPrompt": value}, "`$.systemPrompt") for value in NOT_PROMPTS),
+    ({"subtype": "initialize", "agents": {"-": {"description": "d"}}}, "`prompt` - at `$.agents[...]`"),
+    ({"subtype": "initialize", "agents": {"__proto__": {"description": "d", "prompt": "p"}}}, "`key` in `$.agents`"),
+    ({"subtype": "initialize", "jsonSchema": []}, "`$.jsonSchema`"),
+    ({"subtype": "initialize", "jsonSchema": "{}"}, "`$.jsonSchema`"),
+    ({"subtype": "initialize", "jsonSchema": {"type": "bogus"}}, "`$.jsonSchema.type`"),
+    (
+        {"subtype": "initialize", "jsonSchema": {"description": "d" * 65536}},
+        "bytes, 65536 are allowed - at `$.jsonSchema`",
+    ),
+    ({"subtype": "initialize", "title": "a\n"}, "`$.title`"),
+    ({"subtype": "initialize", "title": "a" * 257}, "`$.title`"),
+    ({"subtype": "initialize", "skills": ["a\x00"]}, "`$.skills[0]`"),
+    ({"subtype": "initialize", "skills": ["a"] * 257}, "`$.skills`"),
+    ({"subtype": "initialize", "promptSuggestions": 1}, "`$.promptSuggestions`"),
 ]
 
 
@@ -136,6 +250,13 @@ def test_a_control_of_the_wrong_form_is_a_bad_frame() -> None:
         assert error.message.startswith("request: ")
         assert path in error.message
         assert len(error.message) < 600
+
+
+@given(st.from_regex(MATCHER.replace(r"$(?!\n)", r"\Z")))
+@settings(max_examples=200, deadline=None)
+def test_a_matcher_is_a_regular_expression(matcher: str) -> None:
+    """What is let through compiles, or is one of the two words for everything: no hook is silently never asked."""
+    assert matcher in ("", "*") or re.compile(matcher).pattern == matcher
 
 
 def test_a_mistake_is_cut_in_the_middle() -> None:

@@ -54,13 +54,10 @@ def test_the_two_vocabularies_are_told_apart_by_their_type() -> None:
     """Each tag is used once; what is not in the SDK's shape begins with ``broker.`` or is the short user message."""
     for kinds in (CLIENT, SERVER):
         assert len({tag(kind) for kind in kinds}) == len(kinds)
+    both = {tag(kind) for kind in CLIENT} & {tag(kind) for kind in SERVER}
+    assert both == {"control_response", "broker.history"}  # a question and its answer share a name
     sdk = {"user", "control_request", "control_response", "keep_alive", "user_message"}
     assert {tag(kind) for kind in (*CLIENT, *SERVER) if not tag(kind).startswith("broker.")} == sdk
-
-
-def test_what_is_not_built_is_not_a_frame() -> None:
-    """A frame type is supported or refused, never both."""
-    assert not frames.UNSUPPORTED_FRAMES & {tag(kind) for kind in CLIENT}
 
 
 def test_a_hello_of_defaults() -> None:
@@ -101,6 +98,15 @@ GOOD: list[dict[str, Any]] = [
     *(hello(auth={"subject": value}) for value in ("alice@example.com", "a" * 128)),
     hello(traceparent=TRACE),
     {"type": "user_message", "content": [{"type": "text", "text": ""}] * 256},
+    *({"type": "user_message", "content": "", "steer": value} for value in (True, False)),
+    {"type": "user", "message": {"content": ""}, "steer": True},
+    {"type": "broker.delete"},
+    {"type": "broker.history"},
+    *({"type": "broker.history", "before": value} for value in (None, *ID)),
+    *({"type": "broker.history", "limit": value} for value in (1, 200)),
+    *(hello(role=value) for value in ("controller", "observer")),
+    *(hello(view=value) for value in ("cli", "messages")),
+    *(hello(session={"mode": value}) for value in ("new", "resume", "open", "continue", "fork")),
     {"type": "broker.ping"},
     *({"type": "broker.ping", "t": value} for value in (None, 0, -1.5, 2**70)),
     {"type": "control_response", "response": {"subtype": "error", "request_id": "r", "error": "e" * 4096}},
@@ -129,6 +135,12 @@ BAD: list[dict[str, Any]] = [
     {"type": "broker.ping", "t": "1"},
     {"type": "broker.ping", "t": 1, "more": 1},
     {"type": "broker.end", "more": 1},
+    *({"type": "user_message", "content": "", "steer": value} for value in (1, "now", None)),
+    *({"type": "user", "message": {"content": ""}, "steer": value} for value in (0, "true", None)),
+    {"type": "broker.delete", "id": "conv-1"},
+    *({"type": "broker.history", "before": value} for value in (*BAD_ID, 7)),
+    *({"type": "broker.history", "limit": value} for value in (0, 201, -1, 1.5, "50", None, True)),
+    {"type": "broker.history", "after": "m-9"},
     {"type": "broker.cancel"},
     {"type": "control_request", "request_id": "r"},
     {"type": "control_response", "response": {"subtype": "maybe", "request_id": "r"}},

@@ -5,7 +5,7 @@ import base64
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.frames import Base64Source, Content, DocumentBlock, DocumentNote, ImageBlock, ImageNote, TextBlock
+from protocol.content import Base64Source, Content, DocumentBlock, DocumentNote, ImageBlock, ImageNote, TextBlock
 from protocol.media import describe
 
 

@@ -10,7 +10,9 @@ from protocol.codec import decode_client
 from protocol.codes import ErrorCode
 from protocol.errors import ClientError
 from protocol.frames import Hello
-from protocol.options import UNSUPPORTED_OPTIONS, Agent, Credentials, McpHttp, PermissionMode, SessionOptions
+from protocol.json_schema import JsonSchema
+from protocol.mcp import McpHttp, McpSdk, McpSse, McpStdio
+from protocol.options import SPAWN_OPTIONS, Agent, Credentials, Effort, PermissionMode, SessionOptions
 
 CANARY = "sk-canary-000000000000"
 URL = "https://mcp.example.com/"
@@ -36,8 +38,21 @@ def server(**fields: Any) -> dict[str, Any]:
     return {"acme": {"type": "http", "url": URL, **fields}}
 
 
+def stdio(**fields: Any) -> dict[str, Any]:
+    return {"acme": {"type": "stdio", "command": "mcp-files", **fields}}
+
+
 def rules(count: int) -> list[str]:
     return [f"mcp__acme__tool{number}" for number in range(count)]
+
+
+def permissions(**fields: Any) -> dict[str, Any]:
+    return {"permissions": fields}
+
+
+def words(count: int) -> dict[str, Any]:
+    """A schema of as many bytes as braces and quotes around ``count`` letters make."""
+    return {"type": "object", "description": "d" * count}
 
 
 SECRETS = ("oauth_token", "api_key", "auth_token")
@@ -46,10 +61,19 @@ PROMPTS = ["x", "é" * 262144, "a\nb\n\x1b"]
 NOT_PROMPTS = ["", "a" * 262145, "a\x00", "\x00", "a\x00\n", None, ["x"]]
 RULES = ["Bash", "Bash(git log:*)", "mcp__acme__*", "*", "_x", "Read(/tmp/ünïcode ☃)", "A(" + "x" * 509 + ")", "A()"]
 NOT_RULES: list[Any] = [
-    rules(257), None, "Bash", [None], [7],
+    rules(257), None, "Bash", {}, [None], [7],
     *([value] for value in ("", "-x", "1x", "Bash(", "Bash)", "Bash(a)b", "Bash(a\nb)", "Bash\n", "Bash(a)\n",
                             "Bash(\x00)", " Bash", "a" * 513)),
 ]  # fmt: skip
+
+DIRECTORIES = [[], ["/"], ["/a b/ü,-x/../\u2028"], ["/" + "a" * 4095], ["/a"] * 16]
+NOT_DIRECTORIES: list[Any] = [
+    None, "/a", ["/a"] * 17, [None], [["/a"]],
+    *([value] for value in ("", "a", "./a", "~/a", "-/a", "--add-dir=/a", "C:\\a", "/a\n", "/a\x00", "/\x7f")),
+    ["/" + "a" * 4096],
+]  # fmt: skip
+NOT_NAMES = ("", "a" * 65, "a b", "a\n", "a/b", "a.b", "é", "a\x00", "__proto__")
+SCHEMA = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
 
 GOOD: dict[str, list[Any]] = {
     "credentials": [
@@ -69,16 +93,59 @@ GOOD: dict[str, list[Any]] = {
         {"a" * 64: PLAIN_AGENT},
         {f"a{number}": PLAIN_AGENT for number in range(64)},
         agent(description="d" * 4096, prompt="p" * 262144, tools=rules(256), disallowedTools=[], model="opus"),
+        agent(permissionMode="plan", maxTurns=10_000, mcpServers=["acme", server(headers={"X": "y"})]),
+        agent(mcpServers=[stdio()] * 32, maxTurns=1),
+    ],
+    "json_schema": [{}, SCHEMA, words(65000)],
+    "effort": list(get_args(Effort)),
+    "settings": [
+        {},
+        {"permissions": {}},
+        {"effortLevel": "max"},
+        {"outputStyle": "Explanatory"},
+        {"outputStyle": "a" * 64},
+        *(permissions(**{name: RULES}) for name in ("allow", "deny", "ask")),
+        *(permissions(defaultMode=mode) for mode in get_args(PermissionMode)),
+        *(permissions(additionalDirectories=value) for value in DIRECTORIES),
     ],
     "mcp_servers": [
         {},
         {f"s_-{number}": {"type": "http", "url": URL} for number in range(32)},
+        {"a": {"type": "sse", "url": URL, "headers": {"Authorization": "Bearer x"}}},
+        {"a": {"type": "sdk"}},
+        stdio(),
+        stdio(args=[], env={}),
+        stdio(command="c" * 4096, args=["", "-x", "a\nb\u2028", "a" * 4096]),
+        stdio(args=["a"] * 64, env={"_" + "A" * 127: "a\n" * 2048, "a": ""}),
+        stdio(env={f"A{number}": "" for number in range(64)}),
         server(headers={}),
         server(headers={f"X-{number}": "v" for number in range(64)}),
         server(headers={"!#$%&'*+.^_`|~-": "é" * 8192, "a" * 128: ""}),
         server(url="http://" + "a" * 2041),
     ],
+    "tools": [[], ["default"], ["Bash", "Read"], ["A" + "a_9" * 21], ["Bash"] * 64],
+    "fallback_model": ["haiku", "a" * 128, "claude-haiku-5-5,haiku", ",".join(["a" * 128] * 8), "opus[1m],sonnet"],
+    "add_dirs": DIRECTORIES,
+    "plugin_dirs": DIRECTORIES,
+    "setting_sources": [[], ["user"], ["user", "project", "local"]],
+    "max_turns": [1, 10_000],
+    "max_budget_usd": [0.000001, 1, 1_000_000],
+    "debug": [
+        "",
+        "api",
+        "api,!statsig",
+        "!1p:x.y-z_9",
+        "a" * 256,
+        {},
+        {"filter": ""},
+        {"filter": "api", "frames": False},
+    ],
+    "verbose": [True, False],
+    "ide": [True, False],
+    "betas": [[], ["context-1m-2025-08-07"], ["a" * 64], ["a"] * 16],
     "permission_timeout_s": [0.001, 1, 86400],
+    "lazy": [True, False],
+    "initialize": ["broker", "client"],
 }
 
 BAD: dict[str, list[Any]] = {
@@ -100,25 +167,67 @@ BAD: dict[str, list[Any]] = {
     "allowed_tools": NOT_RULES,
     "disallowed_tools": NOT_RULES,
     "agents": [
-        *({name: PLAIN_AGENT} for name in ("", "a" * 65, "a b", "a\n", "a/b", "é")),
+        *({name: PLAIN_AGENT} for name in NOT_NAMES),
         {f"a{number}": PLAIN_AGENT for number in range(65)},
         {"a": {"description": "d"}}, {"a": {"prompt": "p"}}, {"a": None}, [],
         *(agent(**{name: value}) for name, value in (
             ("description", ""), ("description", "d" * 4097), ("prompt", ""), ("prompt", "\x00"),
             ("prompt", "p" * 262145), ("tools", rules(257)), ("tools", ["Bash\n"]), ("disallowedTools", [""]),
-            ("model", "-x"), ("mcpServers", {}), ("permissionMode", "plan"), ("hooks", {}))),
+            ("model", "-x"), ("mcpServers", {}), ("mcpServers", ["a b"]), ("mcpServers", [{"a": {}}]),
+            ("mcpServers", ["a"] * 33), ("mcpServers", [{"__proto__": {"type": "sdk"}}]), ("permissionMode", "yolo"),
+            ("maxTurns", 0), ("maxTurns", 10_001), ("maxTurns", "3"), ("hooks", {}), ("effort", "high"))),
+    ],
+    "json_schema": [
+        None, [], "{}", True, {"type": "array"}, {"type": ["object"]}, {"more": 1}, {"properties": {"a": {"x-a": 1}}},
+        words(65536),
+    ],
+    "effort": ["", "ultra", "High", "high\n", 5, None],
+    "settings": [
+        None, [], {"env": {}}, {"hooks": {}}, {"apiKeyHelper": "sh"}, {"effortLevel": 3}, {"permissions": []},
+        *({"outputStyle": value} for value in ("", "-x", "a" * 65, "a\n", "a/b", None)),
+        *(permissions(**{name: value}) for name in ("allow", "deny", "ask") for value in NOT_RULES),
+        *(permissions(additionalDirectories=value) for value in NOT_DIRECTORIES),
+        permissions(defaultMode="yolo"), permissions(disableBypassPermissionsMode="disable"),
     ],
     "mcp_servers": [
-        *({name: {"type": "http", "url": URL}} for name in ("", "a" * 65, "a b", "a\n", "a.b")),
+        *({name: {"type": "http", "url": URL}} for name in NOT_NAMES),
         {f"s{number}": {"type": "http", "url": URL} for number in range(33)},
-        {"a": {}}, {"a": {"type": "http"}}, {"a": {"type": "stdio", "command": "sh"}},
-        {"a": {"type": "sse", "url": URL}}, server(command="sh"),
+        *({"a": {"type": kind}} for kind in ("http", "sse", "stdio", "ws", "", None)), {"a": {}}, {"a": {"url": URL}},
+        {"a": {"type": "sdk", "url": URL}}, {"a": {"type": "sse", "url": URL, "command": "sh"}}, server(command="sh"),
+        server(headersHelper="sh"), server(tools=[]), stdio(url=URL), stdio(headers={}), stdio(cwd="/"),
+        *(stdio(command=value) for value in ("", "a\n", "a\x00", "c" * 4097, ["sh"], None)),
+        *(stdio(args=value) for value in ("-c", ["a"] * 65, ["a" * 4097], ["a\x00"], [1], None)),
+        *(stdio(env={name: "v"}) for name in ("", "1A", "A-B", "A=B", "A\n", "A" * 129, "__proto__")),
+        *(stdio(env={"A": value}) for value in ("a\x00", "a" * 4097, 1, None)),
+        stdio(env={f"A{number}": "" for number in range(65)}),
         *(server(url=url) for url in ("file:///etc/passwd", URL + "\n", "https://a b/", "http://" + "a" * 2042)),
-        *(server(headers={name: "v"}) for name in ("", "X Y", "X:", "X\n", "é", "a" * 129)),
+        *(server(headers={name: "v"}) for name in ("", "X Y", "X:", "X\n", "é", "a" * 129, "__proto__")),
         *(server(headers={"X": value}) for value in ("a\r\nY: b", "a\n", "\x00", "v" * 8193, 1)),
         server(headers={f"X-{number}": "v" for number in range(65)}),
     ],
+    "tools": [
+        None, "Bash", ["Bash"] * 65,
+        *([value] for value in ("", "-x", "--tools", "a,b", "Bash\n", "Bash(ls)", "a" * 65, 7, "é")),
+    ],
+    "fallback_model": [
+        "", "-x", ",", "haiku,", ",haiku", "haiku,,opus", "haiku, opus", "haiku,-x", "haiku\n", "a\x00", "a" * 129,
+        ",".join(["a"] * 9), ["haiku"], None,
+    ],
+    "add_dirs": NOT_DIRECTORIES,
+    "plugin_dirs": NOT_DIRECTORIES,
+    "setting_sources": [None, "user", ["User"], ["user"] * 4, ["policy"], ["user,local"], [""], [7]],
+    "max_turns": [0, -1, 10_001, 2.5, "3", True, None],
+    "max_budget_usd": [0, -1, 1_000_001, "1", True, None],
+    "debug": [
+        None, True, 7, [], "-x", "--debug-file=/a", "a b", "api\n", "a\x00", "a/b", "a=b", "a" * 257, {"more": 1},
+        {"filter": "-x"}, {"filter": None}, {"frames": 1}, {"frames": None},
+    ],
+    "verbose": [None, 1, "true", {}],
+    "ide": [None, 0, "no", []],
+    "betas": [None, "a", ["a"] * 17, [""], ["-a"], ["A"], ["a,b"], ["a b"], ["a\n"], ["a" * 65], [7]],
     "permission_timeout_s": [0, -1, 86401, "1", None],
+    "lazy": [None, 1, "yes"],
+    "initialize": [None, "", "Client", "client\n", True, {}],
 }  # fmt: skip
 
 
@@ -139,23 +248,24 @@ def test_a_value_beyond_its_bound_is_refused_by_its_path(name: str) -> None:
         assert len(error.message) < 600
 
 
-@pytest.mark.parametrize("name", sorted(UNSUPPORTED_OPTIONS))
-def test_an_option_that_is_not_built_is_refused_as_such(name: str) -> None:
-    """An option that only the protocol names is told apart from a mistake in spelling."""
-    error = refusal({name: True})
-    assert error.code is ErrorCode.BAD_OPTIONS
-    assert error.message == f"{name}: not supported by this version - at `$.options`"
-
-
 def test_a_misspelt_option_is_named() -> None:
-    """An unknown key is refused by its name, at any depth, also where an unbuilt option has that name elsewhere."""
+    """An unknown key is refused by its name, at any depth, also where an option has that name elsewhere."""
     error = refusal({"modell": "sonnet"})
     assert (error.code, error.message) == (
         ErrorCode.BAD_OPTIONS,
         "Object contains unknown field `modell` - at `$.options`",
     )
-    assert "not supported" not in refusal({"agents": agent(effort="high")}).message
-    assert "`$.options.agents[...]`" in refusal({"agents": agent(effort="high")}).message
+    nested: list[tuple[Any, str, str]] = [
+        ({"agents": agent(effort="high")}, "effort", "agents[...]"),
+        ({"agents": agent(mcpServers=[server(cwd="/")])}, "cwd", "agents[...].mcpServers[0][...]"),
+        ({"settings": {"model": "opus"}}, "model", "settings"),
+        ({"settings": permissions(tools=[])}, "tools", "settings.permissions"),
+        ({"mcp_servers": server(timeout=1)}, "timeout", "mcp_servers[...]"),
+        ({"debug": {"file": "/a"}}, "file", "debug"),
+        ({"json_schema": {"properties": {"a": {"items": {"typ": "x"}}}}}, "typ", "json_schema.properties[...].items"),
+    ]
+    for options, key, path in nested:
+        assert refusal(options).message == f"Object contains unknown field `{key}` - at `$.options.{path}`"
 
 
 def test_options_that_are_no_object_are_bad_options() -> None:
@@ -167,15 +277,25 @@ def test_options_that_are_no_object_are_bad_options() -> None:
         assert "`$.options`" in error.message
 
 
-def test_an_mcp_server_without_a_type_is_http() -> None:
-    """There is one kind, so a server without ``type`` is of that kind, and the CLI is told so."""
-    options = decode({"mcp_servers": {"acme": {"url": URL}}})
-    assert options.mcp_servers == {"acme": McpHttp(URL)}
+def test_an_mcp_server_is_of_the_kind_it_names() -> None:
+    """Each of the four is decoded to its own struct, and without a ``type`` there is no server."""
+    given = server() | {"b": {"type": "sse", "url": URL}, "c": stdio()["acme"], "d": {"type": "sdk"}}
+    kinds = {"acme": McpHttp(URL), "b": McpSse(URL), "c": McpStdio("mcp-files"), "d": McpSdk()}
+    assert decode({"mcp_servers": given}).mcp_servers == kinds
+    assert msgspec.json.decode(msgspec.json.encode(kinds)) == given
+    assert "`type`" in refusal({"mcp_servers": {"acme": {"url": URL}}}).message
 
 
-def test_a_supported_option_is_not_listed_as_unsupported() -> None:
-    """An option is built or not, never both."""
-    assert not UNSUPPORTED_OPTIONS & set(SessionOptions.__struct_fields__)
+def test_a_schema_goes_out_as_it_came_in() -> None:
+    """What the CLI gets of a JSON Schema is what the client gave."""
+    found = decode({"json_schema": SCHEMA}).json_schema
+    assert isinstance(found, JsonSchema)
+    assert msgspec.json.decode(msgspec.json.encode(found)) == SCHEMA
+
+
+def test_options_of_the_launch_profile_are_options() -> None:
+    """What is fixed when a process starts is named as hello names it."""
+    assert set(SPAWN_OPTIONS) < set(SessionOptions.__struct_fields__)
 
 
 # -- secrets ---------------------------------------------------------------------------------------------------------
@@ -192,6 +312,12 @@ LEAKY = [
     {"mcp_servers": server(headers={"Authorization": [CANARY]})},
     {"mcp_servers": server(headers={CANARY + " ": "x"})},
     {"mcp_servers": server(url=f"https://user:{CANARY} @a/")},
+    {"mcp_servers": stdio(env={"TOKEN": CANARY + "\x00"})},
+    {"mcp_servers": stdio(env={CANARY: "x"})},
+    {"mcp_servers": stdio(args=["--token", CANARY + "\x00"])},
+    {"agents": agent(mcpServers=[server(headers={"Authorization": CANARY + "\n"})])},
+    {"json_schema": {"description": [CANARY]}},
+    {"json_schema": {"properties": {"a": {"$ref": f"#/{CANARY}"}}}},
     {"system_prompt": CANARY + "\x00"},
     {"agents": agent(prompt=CANARY + "\x00")},
 ]
@@ -215,10 +341,13 @@ def test_the_text_form_of_credentials_names_the_kind_only(kind: str) -> None:
 
 
 def test_the_text_form_of_an_mcp_server_hides_its_headers() -> None:
-    """The URL is shown, what authorizes is not."""
-    text = repr(McpHttp(URL, {"Authorization": CANARY}))
+    """The URL or the program is shown, what authorizes is not."""
+    for made in (McpHttp(URL, {"Authorization": CANARY}), McpSse(URL, {"Authorization": CANARY})):
+        assert CANARY not in repr(made)
+        assert URL in repr(made)
+    text = repr(McpStdio("mcp-files", ["--token", CANARY], {"TOKEN": CANARY}))
     assert CANARY not in text
-    assert URL in text
+    assert "mcp-files" in text
 
 
 def test_credentials_are_counted_however_they_are_made() -> None:

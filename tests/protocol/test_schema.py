@@ -102,6 +102,8 @@ def test_a_frame_that_decodes_is_valid(data: st.DataObject) -> None:
 
 HELLO = {"type": "broker.hello"}
 RULES = {"type": "addRules", "rules": [{"toolName": "Bash"}], "behavior": "allow", "destination": "session"}
+HOOKS = {"subtype": "initialize", "hooks": {"PreToolUse": [{"matcher": "Bash|.*", "hookCallbackIds": ["h"]}]}}
+TOTAL = {"turns": 1, "input_tokens": 2, "output_tokens": 3, "cost_usd": 0.1}
 ANSWER = {"behavior": "allow", "updatedInput": {}, "updatedPermissions": [RULES]}
 
 
@@ -123,6 +125,19 @@ GOOD: list[tuple[str, object]] = [
     ("client.json", answering(ANSWER)),
     ("options.json", {}),
     ("options.json", {"model": "sonnet", "mcp_servers": {"a": {"type": "http", "url": "https://a/"}}}),
+    ("options.json", {"mcp_servers": {"a": {"type": "sdk"}, "b": {"type": "stdio", "command": "b"}}, "debug": ""}),
+    ("options.json", {"json_schema": {"type": "object", "properties": {"a": {"items": {"$ref": "#"}}}, "if": True}}),
+    ("options.json", {"settings": {"permissions": {"allow": ["Bash"]}}, "debug": {"filter": "api"}, "tools": []}),
+    ("client.json", {"type": "user_message", "content": "x", "steer": True}),
+    ("client.json", {"type": "broker.history", "before": None, "limit": 200}),
+    ("client.json", {"type": "broker.delete"}),
+    ("client.json", controlling({"subtype": "mcp_toggle", "serverName": "a", "enabled": False})),
+    ("client.json", controlling({"subtype": "set_credentials", "credentials": {"api_key": "k"}})),
+    ("client.json", controlling(HOOKS)),
+    ("client.json", controlling({"subtype": "initialize", "jsonSchema": {"required": ["a"]}, "systemPrompt": [""]})),
+    ("server.json", {"type": "broker.history", "frames": [], "more": False}),
+    ("server.json", {"type": "broker.debug", "line": "x", "seq": 1}),
+    ("server.json", {"type": "broker.state", "total": TOTAL, "seq": 1}),
     ("server.json", {"type": "broker.pong", "t": 1}),
     ("server.json", {"type": "broker.dropped", "bytes": 1, "reason": "not_json", "seq": 1}),
 ]
@@ -130,7 +145,16 @@ BAD: list[tuple[str, object]] = [
     ("client.json", {}),
     ("client.json", {"type": "broker.welcome"}),
     ("client.json", {**HELLO, "nonsense": 1}),
-    ("client.json", {**HELLO, "options": {"effort": "high"}}),
+    ("client.json", {**HELLO, "options": {"effort": "ultra"}}),
+    ("client.json", {**HELLO, "options": {"temperature": 1}}),
+    ("client.json", {"type": "broker.history", "limit": 201}),
+    ("client.json", {"type": "broker.delete", "id": "a"}),
+    ("client.json", {"type": "user_message", "content": "x", "steer": "now"}),
+    ("client.json", controlling({"subtype": "set_credentials", "credentials": {}})),
+    ("client.json", controlling({"subtype": "mcp_set_servers", "servers": {"a": {"url": "https://a/"}}})),
+    ("client.json", controlling({**HOOKS, "hooks": {"Nope": []}})),
+    ("client.json", controlling({**HOOKS, "hooks": {"Stop": [{"hookCallbackIds": []}]}})),
+    ("client.json", controlling({"subtype": "initialize", "jsonSchema": {"type": "array"}})),
     ("client.json", {**HELLO, "options": {"credentials": {}}}),
     ("client.json", {**HELLO, "options": {"credentials": {"oauth_token": "t", "api_key": "k"}}}),
     ("client.json", {"type": "user_message", "content": "x", "id": ""}),
@@ -140,9 +164,17 @@ BAD: list[tuple[str, object]] = [
     ("client.json", answering({"behavior": "ask"})),
     ("client.json", answering({**ANSWER, "updatedPermissions": [{"type": "setMode"}]})),
     ("options.json", {"model": "--x"}),
+    ("options.json", {"agents": {"a b": {"description": "d", "prompt": "p"}}}),
+    ("options.json", {"mcp_servers": {"__proto__": {"type": "sdk"}}}),
+    ("options.json", {"json_schema": {"properties": {"a": {"typ": "string"}}}}),
+    ("options.json", {"settings": {"env": {}}}),
+    ("options.json", {"debug": "-x"}),
+    ("options.json", {"fallback_model": "haiku,"}),
+    ("options.json", {"tools": ["a,b"]}),
     ("options.json", {"credentials": {"base_url": "https://a/"}}),
     ("server.json", {"type": "broker.dropped", "bytes": 1, "reason": "not_json"}),
     ("server.json", {"type": "broker.dropped", "bytes": 1, "reason": "boredom", "seq": 1}),
+    ("server.json", {"type": "broker.debug", "line": "x"}),
     ("server.json", {"type": "assistant"}),
 ]
 

@@ -29,14 +29,21 @@ def test_requests_are_listed_with_all_that_they_carried(client: Client) -> None:
     thinking = {"type": "enabled", "budget_tokens": 1024}
     tools = [{"name": "Bash"}, {"name": "Read"}]
     headers = {"authorization": "Bearer token-1", "anthropic-beta": "oauth-2025-04-20,x"}
-    sent = body("ahoy [[sim tokens=2]]", system=system, thinking=thinking, tools=tools, stream=True)
+    sent = body(
+        "ahoy [[sim tokens=2]]",
+        system=system,
+        thinking=thinking,
+        tools=tools,
+        stream=True,
+        output_config={"effort": "low"},
+    )
     client.post(sent, headers)
     (seen,) = client.call("GET", "/_requests").listed
     expected = {
         "method": "POST", "path": "/v1/messages", "credential_kind": "oauth", "credential": "token-1",
         "model": "claude-sonnet-5-5", "system": "You are\na pirate.", "messages": sent["messages"],
         "user_texts": ["ahoy [[sim tokens=2]]"], "tools": ["Bash", "Read"], "max_tokens": 1000, "thinking": thinking,
-        "status": 200, "deltas": 2, "ended": "complete",
+        "status": 200, "deltas": 2, "ended": "complete", "effort": "low", "betas": ["oauth-2025-04-20", "x"],
     }  # fmt: skip
     assert {name: seen[name] for name in expected} == expected
     assert abs(seen["time"] - time.time()) < 60

@@ -157,3 +157,18 @@ def test_a_body_that_cannot_be_served_is_400(client: Client, data: Any) -> None:
     """A body that is no JSON object, lacks a field or holds a bad directive is 400; the connection goes on."""
     assert client.post(data).status == 400
     assert client.stream("[[sim tokens=1]]").status == 200
+
+
+def test_an_error_can_be_one_models_alone(client: Client) -> None:
+    """``error_model`` names a part of the models that are refused, and whose streams are cut."""
+    text = "hello [[sim tokens=2 error=529 error_model=sonnet]]"
+    statuses = [client.post(body(text, model=model)).status for model in ("claude-sonnet-5-5", "claude-haiku-5-5")]
+    assert statuses == [529, 200]
+
+
+def test_a_tool_can_be_called_several_times(client: Client) -> None:
+    """``tool_times`` calls it once for each result that is missing, and then the text comes."""
+    asked = {"role": "user", "content": 'work [[sim tool="Bash:ls" tool_times=2 tokens=2]]'}
+    result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "x"}]}
+    answers = [client.post(body("", messages=[asked, *[result] * count])).json for count in range(3)]
+    assert [answer["stop_reason"] for answer in answers] == ["tool_use", "tool_use", "end_turn"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from simulator.faults import NEW_SUBTYPE, NEW_TYPE
 from tests.processes import process_table
 from tests.simulator.cli_child import Child, deltas, is_delta, is_init, is_result, kind
 from tests.waiting import eventually_sync
@@ -120,6 +121,15 @@ def test_lines_that_are_no_json_appear(tmp_path: Path) -> None:
     assert bad[0] == b"[SandboxDebug] this line is not JSON"
     assert b"\xff\xfe" in bad[1]
     assert len(bad) == 2
+
+
+def test_frames_of_a_later_version_appear(tmp_path: Path) -> None:
+    """``unknown_frame`` puts a frame of a new type and one of a new subtype into the turn, which goes on."""
+    with Child(tmp_path) as child:
+        result = child.result("hello [[sim tokens=2 unknown_frame]]")
+    assert result["result"] == "hello0 hello1 "
+    assert [line for line in child.raw if line in (NEW_TYPE, NEW_SUBTYPE)] == [NEW_TYPE, NEW_SUBTYPE]
+    assert all(map(is_json, child.raw))
 
 
 def test_a_huge_line_has_its_size(tmp_path: Path) -> None:

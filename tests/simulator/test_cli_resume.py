@@ -6,6 +6,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.simulator.cli_child import BASE_FLAGS, Child, is_delta, is_init, is_result
 
 ID = "0b4e0b4e-aaaa-4bbb-8ccc-0b4e0b4e0b4e"
@@ -33,8 +35,31 @@ def test_resume_remembers_under_the_same_id(tmp_path: Path) -> None:
         assert not [frame for frame in child.frames if frame["type"] == "user"]
     assert "Earlier messages of yours: 2." in result["result"]
     assert result["session_id"] == ID
-    assert result["total_cost_usd"] > sum(row["costUSD"] for row in result["modelUsage"].values())
+    spent = sum(row["costUSD"] for row in result["model_usage_since_last_result"].values())
+    assert result["total_cost_usd"] > 2 * spent
+    assert result["total_cost_usd"] == pytest.approx(sum(row["costUSD"] for row in result["modelUsage"].values()))
     assert len(transcripts(child)) == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_only_an_orderly_end_keeps_the_costs(tmp_path: Path, how: signal.Signals) -> None:
+    """What was spent is written at SIGTERM as it is at the end of input; a killed process takes it along."""
+    with Child(tmp_path, f"--session-id={ID}") as child:
+        spent = child.result("one")["total_cost_usd"]
+        child.process.send_signal(how)
+        child.wait()
+    with Child(tmp_path, f"--resume={ID}") as child:
+        continued = child.result("two")["total_cost_usd"]
+    assert (continued > 1.5 * spent) == (how == signal.SIGTERM)
+
+
+def test_fork_forgets_what_came_behind_a_message(tmp_path: Path) -> None:
+    """``--resume-session-at`` names the last message that the branch keeps."""
+    child = tell(tmp_path, "one", "two")
+    entries = [json.loads(line) for line in transcripts(child)[0].read_text().splitlines()]
+    first = next(entry["uuid"] for entry in entries if entry["type"] == "assistant")
+    with Child(tmp_path, f"--resume={ID}", "--fork-session", f"--resume-session-at={first}") as child:
+        assert "Earlier messages of yours: 1." in child.result("three")["result"]
 
 
 def test_fork_remembers_under_a_new_id(tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def test_rules_of_the_settings_decide(tmp_path: Path) -> None:
 def test_modes_decide_what_rules_leave_open(tmp_path: Path, mode: str, call: str, happens: str) -> None:
     """The permission mode says who is asked."""
     with Child(tmp_path, f"--permission-mode={'manual' if mode == 'default' else mode}", IS_SANDBOX="1") as child:
+        (child.work / "f").write_text("hello")
         child.say(f'work [[sim tool="{call}"]]')
         last = child.until(lambda frame: is_prompt(frame) or is_result(frame))
     failed = [block.get("is_error", False) for block in tool_results(child.frames)]

@@ -7,8 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator import flags
-from simulator.flags import Flags, UsageError, flag_settings, parse
+from simulator.flag_values import UsageError, warnings
+from simulator.flags import Flags, flag_settings, parse
 
+VALUES = {
+    "permission-mode": "plan", "max-turns": "3", "max-budget-usd": "0.5", "max-thinking-tokens": "100",
+    "json-schema": "{}", "agents": "{}", "thinking": "adaptive", "thinking-display": "omitted",
+    "setting-sources": "user",
+}  # fmt: skip
 BASE = ["-p", "--input-format=stream-json", "--output-format=stream-json", "--verbose"]
 
 
@@ -31,9 +37,10 @@ def test_every_switch_is_known(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(flags.ONE_VALUE - {"input-format", "output-format"}))
 def test_every_option_is_known(name: str) -> None:
     """Options take one value, and only a valid one where there is a choice."""
-    value = {"permission-mode": "plan", "max-turns": "3", "effort": "low"}.get(name, "x")
-    parse([*BASE, f"--{name}={value}"])
-    parse([*BASE, f"--{name}", value])
+    value = VALUES.get(name, "x")
+    base = [*BASE, "--resume=y"] if name == "resume-session-at" else BASE
+    parse([*base, f"--{name}={value}"])
+    parse([*base, f"--{name}", value])
     with pytest.raises(UsageError, match="argument missing"):
         parse([*BASE, f"--{name}"])
 
@@ -47,7 +54,9 @@ def test_every_list_is_known(name: str) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--bogus"], ["-z"], ["--permission-mode=zz"], ["--max-turns=0"], ["--max-turns=x"], ["--effort=huge"],
+        ["--bogus"], ["-z"], ["--permission-mode=zz"], ["--max-turns="], ["--max-turns=x"], ["--max-budget-usd=0"],
+        ["--max-budget-usd=Infinity"], ["--thinking=zz"], ["--json-schema=[]"], ["--json-schema={"],
+        ['--json-schema={"type":"zz"}'], ["--setting-sources=user,zz"], ["--agents={"], ["--resume-session-at=x"],
         ["--session-id=a", "--resume=b"], ["--session-id=a", "--continue"], ["--output-format=json"],
         ["--input-format=text"],
     ],
@@ -74,6 +83,47 @@ def test_optional_values_and_defaults() -> None:
     assert parse([*BASE, "--setting-sources="]).setting_sources == ()
     assert parse([*BASE, "--permission-mode=manual"]).permission_mode == "default"
     assert parse(["--version"]).version
+
+
+def test_limits_are_numbers_of_any_kind() -> None:
+    """Nought and negative numbers of turns are taken as the real program takes them, and so are fractions."""
+    found = [parse([*BASE, f"--max-turns={text}"]).max_turns for text in ("0", "-1", "2.5", "1e2")]
+    assert found == [0, -1, 2.5, 100]
+    assert parse([*BASE, "--max-budget-usd=.5"]).max_budget_usd == 0.5
+
+
+def test_some_lists_are_split_at_commas_and_some_are_not() -> None:
+    """Models and tools are; directories, plugins and betas are not, they want a flag for each."""
+    found = parse([*BASE, "--add-dir=/a,b", "--add-dir=/c", "--betas=x,y", "--plugin-dir=/p,q", "--fallback-model=a,b"])
+    assert (found.directories, found.betas, found.plugins) == (("/a,b", "/c"), ("x,y",), ("/p,q",))
+    assert found.fallbacks == ("a", "b")
+
+
+def test_a_debug_file_is_enough() -> None:
+    """Without a filter everything is logged; without either flag nothing is."""
+    assert parse([*BASE, "--debug-file=/x"]).debug == ""
+    assert parse([*BASE, "--debug=mcp", "--debug-file=/x"]).debug == "mcp"
+    assert parse([*BASE, "--debug"]).debug == ""
+    assert parse(BASE).debug is None
+
+
+@pytest.mark.parametrize(
+    ("effort", "betas", "is_subscriber", "told"),
+    [
+        ("bogus", (), False, ["Unknown --effort value 'bogus'"]),
+        ("high", ("context-1m-2025-08-07",), False, []),
+        (None, ("a", "b"), False, ["Beta header 'a'", "Beta header 'b'"]),
+        (None, ("context-1m-2025-08-07",), True, ["only available for API key users"]),
+        (None, (), True, []),
+    ],
+)
+def test_what_is_ignored_is_told(
+    effort: str | None, betas: tuple[str, ...], is_subscriber: bool, told: list[str]
+) -> None:
+    """An unknown effort, a beta that is not allowed, and any beta of a subscriber."""
+    lines = list(warnings(effort, betas, is_subscriber=is_subscriber))
+    assert len(lines) == len(told)
+    assert all(part in line for part, line in zip(told, lines, strict=True))
 
 
 def test_settings_are_json_or_a_file(tmp_path_factory: pytest.TempPathFactory) -> None:

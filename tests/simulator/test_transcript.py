@@ -58,21 +58,43 @@ def test_what_was_said_is_taken_up(config: Path) -> None:
     """Messages and costs come back; a fork leaves the original alone."""
     kept = Transcript(ID, CWD, "2.1.329")
     kept.user(said("one"), "", 0.0)
-    for output in (1, 5):  # two blocks of one message: the last one's usage counts
-        usage = {"input_tokens": 100, "output_tokens": output}
-        kept.assistant({"id": "msg_1", "model": "claude-sonnet-5-5", "content": [], "usage": usage}, "")
-    kept.flush()
+    kept.assistant({"id": "msg_1", "model": "claude-sonnet-5-5", "content": []}, "u-1")
+    kept.end({"totalCostUSD": 0.5})
+    kept.assistant({"id": "msg_2", "model": "claude-sonnet-5-5", "content": []}, "u-2")
     again = Transcript(ID, CWD, "2.1.329")
     again.take_up(ID, CWD)
     assert again.earlier == 1
-    assert again.cost_usd == pytest.approx(100 * 2e-6 + 5 * 1e-5)
+    assert again.cost_state["totalCostUSD"] == 0.5
     fork = Transcript(OTHER, CWD, "2.1.329")
     fork.take_up(ID, "/elsewhere")
     fork.user(said("two"), "", 0.0)
     fork.flush()
     assert fork.earlier == 2
-    assert len(Path(transcript.find(ID, CWD) or "").read_bytes().splitlines()) == 3
+    assert len(Path(transcript.find(ID, CWD) or "").read_bytes().splitlines()) == 4
     assert len(Path(transcript.find(OTHER, CWD) or "").read_bytes().splitlines()) == 4
+
+
+def test_a_conversation_is_taken_up_to_a_message(config: Path) -> None:
+    """What came behind the message that is named is forgotten; a message that is not there is no conversation."""
+    kept = Transcript(ID, CWD, "2.1.329")
+    for number in (1, 2):
+        kept.user(said("text"), f"u-{number}", 0.0)
+        kept.assistant({"id": f"msg_{number}", "content": []}, f"a-{number}")
+    kept.flush()
+    again = Transcript(OTHER, CWD, "2.1.329")
+    again.take_up(ID, CWD, "a-1")
+    assert again.earlier == 1
+    with pytest.raises(NoConversation):
+        Transcript(OTHER, CWD, "2.1.329").take_up(ID, CWD, "a-3")
+
+
+def test_a_file_without_messages_is_no_conversation(config: Path) -> None:
+    """Garbage is told from a conversation."""
+    path = Path(project_dir(CWD)) / f"{ID}.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"garbage\n")
+    with pytest.raises(NoConversation):
+        Transcript(ID, CWD, "2.1.329").take_up(ID, CWD)
 
 
 def test_an_unknown_conversation_is_none(config: Path) -> None:

@@ -1,0 +1,65 @@
+"""Options of hellos, adopted into what a session's processes are told; and taken back when a process cannot have them.
+
+Synchronous.  Owner: one ``broker.tenure.Tenure``, whose task says how each bind ended.
+"""
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from broker.bind import Bind
+from broker.bound import OWN_PROMPT, Bound
+from broker.reader import Reader
+from broker.session import Session
+from protocol.options import Credentials, SessionOptions
+
+
+class Adoption:
+    """One session's.  ``is_branch``: its first process takes up another conversation's transcript."""
+
+    def __init__(self, session: Session, bind: Bind, *, is_branch: bool) -> None:
+        self._session = session
+        self._bind = bind
+        self._inherited = session.exchange.bound.initialize if is_branch else None
+        self._before: Bound | None = None
+        """What held before the options that the next process is the first to hear of."""
+
+    def take(
+        self, options: SessionOptions, paid: Credentials | None, reader: Reader, *, is_bound: bool, is_starting: bool
+    ) -> list[str]:
+        """Adopt hello's options; returns the names of those that a bound conversation cannot change any more.
+
+        ``paid``: the server's credential, where the policy says that the server pays.  ``is_bound``: a process has been
+        bound before, or is now; ``is_starting``: the first one is on its way.  On a live process the changed ones are
+        written before the next turn; a refusal is told to ``reader``.
+        """
+        exchange, has_process = self._session.exchange, self._session.process is not None
+        if paid is not None:
+            options = replace(options, credentials=paid)
+        ignored = exchange.bound.differing(options) if is_bound else []
+        before = exchange.bound.copy()
+        if is_starting and not is_bound:
+            ignored = exchange.bound.spawn.differing(options.given())
+        elif not is_bound:
+            exchange.bound.take_spawn(options)
+        changed = exchange.bound.merge(options, with_initialize=not is_bound)
+        exchange.declare(options, reader)
+        if options.permission_timeout_s is not UNSET:
+            exchange.permission_timeout_s = options.permission_timeout_s
+        if not is_bound and self._inherited is not None:
+            bound = exchange.bound
+            if bound.initialize != self._inherited or bound.initialize_by == "client":
+                bound.initialize = bound.initialize | OWN_PROMPT
+        if changed and has_process:
+            self._bind.change(changed, reader, before)
+        elif self._before is None and (is_bound or options.lazy is not True):
+            self._before = before  # a lazy session has nothing to go back to before its first process
+        return ignored
+
+    def succeed(self) -> None:
+        """A process has them all."""
+        self._before = None
+
+    def take_back(self) -> None:
+        """The bind was refused: what held before holds again."""
+        if self._before is not None:
+            self._session.exchange.bound, self._before = self._before, None

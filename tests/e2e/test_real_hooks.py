@@ -1,0 +1,58 @@
+"""Hooks and MCP servers that live in a client, on the real CLI: asked over the socket, obeyed, never failing open."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from simulator.messages_api import MessagesApi
+from tests.e2e import hook_scenes as scenes
+from tests.e2e.real import VERSIONS, options, posts, real_broker
+from tests.kit.broker import Broker
+
+pytestmark = [pytest.mark.real_cli, pytest.mark.timeout(180)]
+CONFIG = {"session": {"detach_timeout_s": 1}, "pool": {"bind_timeout_s": 5, "mcp_bind_timeout_s": 2}}
+
+
+@asynccontextmanager
+async def staged(folder: Path, version: str) -> AsyncIterator[tuple[Broker, MessagesApi]]:
+    """A broker over that CLI, whose sessions rest soon after their last client has left."""
+    with MessagesApi() as api:
+        async with real_broker(folder, version, api, CONFIG) as broker:
+            yield broker, api
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short one: sockets of the CLI's sandbox lie below it, and their paths may have 107 bytes."""
+    return tmp_path_factory.mktemp("h")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    "scene",
+    [
+        scenes.the_owner_is_asked_and_obeyed,
+        scenes.a_guard_never_fails_open,
+        scenes.an_owner_that_is_away_blocks_until_it_is_back,
+        scenes.hooks_of_another_are_refused,
+        scenes.a_restored_process_keeps_the_hooks,
+        scenes.a_server_in_the_client_is_called,
+        scenes.a_server_whose_client_is_away_holds_nobody_up,
+    ],
+    ids=lambda scene: scene.__name__,
+)
+async def test_on_the_real_cli(scene: scenes.Scene, version: str, folder: Path) -> None:
+    """Each scene as its own words say."""
+    async with staged(folder, version) as (broker, _):
+        await scene(broker, options("good"))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_messages_wait_for_the_clients_initialize(version: str, folder: Path) -> None:
+    """What is sent before it is held; the prompt that it brings is in the first request."""
+    async with staged(folder, version) as (broker, api):
+        await scenes.messages_wait_for_the_clients_initialize(broker, options("good"))
+        assert all("You are a parrot." in request["system"] for request in posts(api))
+        assert posts(api)
