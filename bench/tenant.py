@@ -2,6 +2,7 @@
 
 It drives the protocol core of ``websockets`` from an ``asyncio.Protocol`` of its own: a frame is stamped when the loop
 hands over its bytes, before anything else is done with it, and a tenant needs no task.  Callers: every sub-command.
+Over 300 lines because the handshake, the frames and their times are one state.
 """
 
 import asyncio

@@ -35,17 +35,16 @@ class Adoption:
         exchange, has_process = self._session.exchange, self._session.process is not None
         if paid is not None:
             options = replace(options, credentials=paid)
-        ignored = exchange.bound.differing(options) if is_bound else []
+        is_fixed = is_bound or is_starting  # its process is the first hello's, or was
+        ignored = exchange.bound.differing(options) if is_fixed else []
         before = exchange.bound.copy()
-        if is_starting and not is_bound:
-            ignored = exchange.bound.spawn.differing(options.given())
-        elif not is_bound:
+        if not is_fixed:
             exchange.bound.take_spawn(options)
-        changed = exchange.bound.merge(options, with_initialize=not is_bound)
+        changed = exchange.bound.merge(options, with_initialize=not is_fixed)
         exchange.declare(options, reader)
         if options.permission_timeout_s is not UNSET:
             exchange.permission_timeout_s = options.permission_timeout_s
-        if not is_bound and self._inherited is not None:
+        if not is_fixed and self._inherited is not None:
             bound = exchange.bound
             if bound.initialize != self._inherited or bound.initialize_by == "client":
                 bound.initialize = bound.initialize | OWN_PROMPT

@@ -6,7 +6,7 @@ what a live process is told afterwards goes by way of ``broker.changes``.
 
 from collections.abc import Callable
 
-from broker.binding import Spawned, burst
+from broker.binding import Spawned, Step, burst
 from broker.bound import Bound
 from broker.changes import Changes
 from broker.config import Pool
@@ -26,7 +26,7 @@ class Bind:
         self._session = session
         self._mcp_timeout_s = limits.mcp_bind_timeout_s
         self._wake = wake
-        self._gates: dict[str, str] = {}
+        self._gates: dict[str, Step] = {}
         self._refused: ClientError | None = None
         self._gate = Gate(session, limits.mcp_bind_timeout_s, limits.bind_timeout_s)
         self._changes = Changes(session, self._gate)
@@ -44,7 +44,7 @@ class Bind:
             if step.request_id is None:
                 continue
             if step.gates == "welcome":
-                self._gates[step.request_id] = step.option
+                self._gates[step.request_id] = step
                 exchange.expect(step.request_id, self._on_answer)
             elif step.gates == "message":
                 self._gate.expect(step, lambda answer: None)
@@ -52,12 +52,11 @@ class Bind:
         process.write(b"".join(step.line for step in steps))
 
     def _on_answer(self, answer: Answer) -> None:
-        option = self._gates.pop(answer.request_id)
-        if option == "initialize" and answer.error is None:
+        step = self._gates.pop(answer.request_id)
+        if step.option == "initialize" and answer.error is None:
             self._session.exchange.handshake.answered(answer.response)
         if answer.error is not None and self._refused is None:
-            message = f"{option}: {answer.error[:256]}"
-            self._refused = ClientError(ErrorCode.BIND_FAILED, message, close=CloseCode.BIND_FAILED)
+            self._refused = ClientError(ErrorCode.BIND_FAILED, step.refusal(answer.error), close=CloseCode.BIND_FAILED)
         self._wake()
 
     def is_complete(self) -> bool:
@@ -74,6 +73,7 @@ class Bind:
 
     def tick(self, now: float) -> None:
         """Do what is due."""
+        self._changes.drop_unwanted()
         self._gate.tick(now)
 
     @property

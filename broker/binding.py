@@ -7,6 +7,7 @@ from ``apply_flag_settings``.  A variable that was set stays set until it is set
 a credential away, but an empty base URL means the public API, so another one is written out.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -25,7 +26,6 @@ _counter = count(1)
 PERMISSIONS = frozenset({"allowed_tools", "disallowed_tools", "add_dirs", "settings"})
 ENVIRONMENT = frozenset({"credentials", "max_output_tokens", "betas"})
 STYLE = frozenset({"effort", "output_style"})
-STYLE_OPTIONS = {"effortLevel": "effort", "outputStyle": "settings"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Step:
     """One line of the burst.
 
     ``option`` names it in a refusal; ``names`` are the options that it tells, ``fields`` where ``Bound`` keeps them.
-    ``request_id`` None: the CLI answers nothing.  ``gates``: what waits for its answer.
+    ``request_id`` None: the CLI answers nothing.  ``gates``: what waits for its answer.  ``blame``: options by key.
     """
 
     option: str
@@ -42,6 +42,28 @@ class Step:
     names: frozenset[str] = frozenset()
     fields: tuple[str, ...] = ()
     gates: Literal["welcome", "message", "nothing"] = "welcome"
+    blame: Mapping[str, str] = field(default_factory=dict)
+
+    def refusal(self, error: str) -> str:
+        """What is told when the CLI refuses it: its words behind the options, only those meant where it names a key."""
+        meant = [options for key, options in self.blame.items() if re.search(rf"\b{key}\b", error)]
+        return f"{', '.join(dict.fromkeys(meant)) or self.option}: {error[:256]}"
+
+
+@dataclass(slots=True)
+class _Layer:
+    """What one ``apply_flag_settings`` holds, and which options are in it."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    options: list[str] = field(default_factory=list)
+    fields: list[str] = field(default_factory=list)
+    by_key: dict[str, str] = field(default_factory=dict)
+
+    def add(self, key: str, value: Any, options: list[str], fields: tuple[str, ...]) -> None:
+        self.settings[key] = value
+        self.options += options
+        self.fields += fields
+        self.by_key[key] = ", ".join(options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +117,14 @@ class _Burst:
         self._spawned = spawned
         self._changed = changed
         self._steps: list[Step] = []
+        self._layer = _Layer()
 
     def steps(self) -> list[Step]:
         """All of them, in order."""
         bound = self._bound
         self._environment()
         self._settings()
+        self._apply()
         if self._changed is None and bound.is_initialize_known:
             self._ask("initialize", bound.initialize_request, ("initialize", "hooks"))
         model = bound.model or self._spawned.model
@@ -125,10 +149,12 @@ class _Burst:
         fields: tuple[str, ...] = (),
         names: frozenset[str] = frozenset(),
         gates: Literal["welcome", "message", "nothing"] = "welcome",
+        blame: Mapping[str, str] | None = None,
     ) -> None:
         request_id = f"bind-{next(_counter)}-{option.partition(',')[0]}"
         line = control_line(request_id, request)
-        self._steps.append(Step(option, line, request_id, names or frozenset({option}), fields or (option,), gates))
+        names, fields = names or frozenset({option}), fields or (option,)
+        self._steps.append(Step(option, line, request_id, names, fields, gates, blame or {}))
 
     def _environment(self) -> None:
         """The credential, and what else is a variable: all of them, whichever changed."""
@@ -153,24 +179,20 @@ class _Burst:
             env["MCP_TIMEOUT"] = str(round(self._spawned.mcp_timeout_s * 1000))
             told += ["mcp_servers"] if self._wants("mcp_servers") else []
         if told:
-            self._apply(told, {"env": env}, ("credentials", "max_output_tokens", "betas"), ENVIRONMENT)
+            self._layer.add("env", env, told, ("credentials", "max_output_tokens", "betas"))
 
     def _settings(self) -> None:
-        """Rules and directories; effort and style.  Each alone, so that a refusal names its option."""
+        """Rules and directories; effort and style."""
         bound = self._bound
         options = ("allowed_tools", "disallowed_tools", "add_dirs")
         told = [name for name in options if self._has(name)]
         told += ["settings"] if bound.rules != NO_RULES or self._is_changed("settings") else []
         if told and self._wants(*PERMISSIONS):
-            self._apply(told, {"permissions": bound.permissions}, (*options, "rules"), PERMISSIONS)
-        style = {}
-        if self._has("effort"):
-            style["effortLevel"] = bound.effort
-        if self._has("output_style"):
-            style["outputStyle"] = bound.output_style
-        if style and self._wants(*STYLE):
-            told = [STYLE_OPTIONS[key] for key in style]
-            self._apply(told, style, ("effort", "output_style"), STYLE)
+            self._layer.add("permissions", bound.permissions, told, (*options, "rules"))
+        if self._has("effort") and self._wants("effort"):
+            self._layer.add("effortLevel", bound.effort, ["effort"], ("effort",))
+        if self._has("output_style") and self._wants("output_style"):
+            self._layer.add("outputStyle", bound.output_style, ["settings"], ("output_style",))
 
     def _is_changed(self, option: str) -> bool:
         return self._changed is not None and option in self._changed
@@ -179,11 +201,15 @@ class _Burst:
         """Whether there is something to tell: a value, or that there is none any more."""
         return getattr(self._bound, option) is not None or self._is_changed(option)
 
-    def _apply(
-        self, options: list[str], settings: dict[str, Any], fields: tuple[str, ...], names: frozenset[str]
-    ) -> None:
-        request = {"subtype": "apply_flag_settings", "settings": settings}
-        self._ask(", ".join(options), request, fields, names if self._changed is None else names & self._changed)
+    def _apply(self) -> None:
+        """All settings in one request: the CLI takes about as long for one as for several, each time."""
+        layer = self._layer
+        if not layer.settings:
+            return
+        names = ENVIRONMENT | PERMISSIONS | STYLE
+        request = {"subtype": "apply_flag_settings", "settings": layer.settings}
+        told = names if self._changed is None else names & self._changed
+        self._ask(", ".join(dict.fromkeys(layer.options)), request, tuple(layer.fields), told, blame=layer.by_key)
 
     def _servers(self) -> None:
         if not self._wants("mcp_servers"):

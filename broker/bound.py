@@ -75,10 +75,12 @@ class Bound:
         """The same for now, and untouched by later changes."""
         return replace(self)
 
-    def take_back(self, fields: Iterable[str], before: "Bound") -> None:
-        """The CLI has refused these: what held before holds on."""
+    def take_back(self, fields: Iterable[str], before: "Bound", after: "Bound | None" = None) -> None:
+        """The CLI has refused these: what held before holds on; not where another value than ``after``'s, the refused
+        one, holds already."""
         for name in fields:
-            setattr(self, name, getattr(before, name))
+            if after is None or getattr(self, name) == getattr(after, name):
+                setattr(self, name, getattr(before, name))
 
     # -- taking over --
 

@@ -33,6 +33,8 @@ from broker.errors import EXIT_FAILURE, EXIT_OK
 FIRST_BACKOFF_S, LAST_BACKOFF_S, MAX_ATTEMPTS = 0.5, 20.0, 30
 COMMANDING: Final = r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 COME_BACK: Final = frozenset({1001, 1006, 1011, 1012, *range(4000, 4500)})
+NO_BROKER: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, TypeError, AttributeError)
+"""What taking apart a frame of something that is no broker can raise."""
 CREDENTIAL_VARIABLES: Final = ("CLAUDE_CODE_OAUTH_TOKEN", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
 Frame = dict[str, Any]
 
@@ -125,8 +127,8 @@ class Chat:
             except InvalidStatus as error:
                 if error.response.status_code not in (429, 502, 503, 504):
                     return self._end(EXIT_FAILURE, f"refused: HTTP {error.response.status_code}")
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                return self._end(EXIT_FAILURE, "this is no broker: it sent what is not JSON")
+            except NO_BROKER:
+                return self._end(EXIT_FAILURE, "this is no broker: it sent what no broker sends")
             except (OSError, InvalidHandshake, InvalidURI) as error:
                 if not self._start:
                     return self._end(EXIT_FAILURE, f"cannot connect to {self._url}: {error}")
@@ -201,7 +203,8 @@ class Chat:
         if epoch not in (None, frame["epoch"]):  # the end of what the old log told of will not come
             self._unfinished &= {*self._unaccepted, *frame["queued"], (frame["turn"] or {}).get("id", "")}
         lost = f", output lost: {frame['lost']['reason']}" if frame["lost"] else ""
-        say(f"session {frame['session_id']} ({self._start}, ready in {frame['ready_ms']:.0f} ms{lost})")
+        ready = "no process yet" if frame["ready_ms"] is None else f"ready in {frame['ready_ms']:.0f} ms"
+        say(f"session {frame['session_id']} ({self._start}, {ready}{lost})")
         pending = frame["pending"] if self._role == "controller" else []
         self._unanswered.clear()  # nobody replies to what an earlier connection asked
         self._prompts, self._asked = deque(prompt for prompt in pending if is_question(prompt)), ""
@@ -277,9 +280,9 @@ class Chat:
                 self._unfinished.add(message_id)
                 await self._send(sent)
             case {"type": "control_request"}:
-                request_id = uuid.uuid4().hex
+                request_id = str(wish.get("request_id", uuid.uuid4().hex))
                 self._unanswered.append(request_id)
-                await self._send({"request_id": request_id, **wish})
+                await self._send({**wish, "request_id": request_id})
             case _:
                 self._unanswered += ["broker.history"] * (wish["type"] == "broker.history")
                 await self._send(wish)

@@ -70,14 +70,14 @@ def json_of(text: str, what: str) -> Any:
     """JSON, or the JSON in the file behind ``@``.  Raises ``Mistake``."""
     try:
         return msgspec.json.decode(_read(text[1:]) if text.startswith("@") else text.encode())
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise Mistake(f"{what}: {error}") from error
 
 
 def _read(path: str) -> bytes:
     try:
         data = Path(path).expanduser().read_bytes()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last: a home folder of nobody
         raise Mistake(str(error)) from error
     if len(data) > MAX_FILE_BYTES:
         raise Mistake(f"{path} has more than {MAX_FILE_BYTES} bytes")

@@ -35,7 +35,7 @@ def answer(frame: Frame, line: str) -> Frame:
     request, line = frame["request"], line.strip()
     response: Frame
     if request["subtype"] == "elicitation":
-        content = msgspec.json.decode(line) if line else None
+        content = _json(line) if line else None
         if line and not isinstance(content, dict):
             raise ValueError("an object is needed")
         response = {"action": "accept", "content": content} if line else {"action": "decline"}
@@ -50,6 +50,13 @@ def answer(frame: Frame, line: str) -> Frame:
         response = {"behavior": "deny", "message": "denied by the user"}
     body = {"subtype": "success", "request_id": frame["request_id"], "response": response}
     return {"type": "control_response", "response": body}
+
+
+def _json(line: str) -> Any:
+    try:
+        return msgspec.json.decode(line)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _choices(asked: Frame) -> str:

@@ -4,7 +4,7 @@ Pure.  Owner: one ``broker.exchange.Exchange``; it outlives the session's proces
 than clients are, so that it is always the broker who answers in time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from msgspec import UNSET
@@ -30,6 +30,8 @@ class Declared:
         self.hooks_owner: Owner | None = None
         self._timeouts: dict[tuple[str, str], float] = {}
         self._servers: dict[str, Owner] = {}
+        self._tried: dict[str, tuple[Owner | None, Owner | None]] | None = None
+        """Whose each server was, and is while the CLI is asked to take it."""
 
     def take_over(self, other: "Declared") -> None:
         """The same owners serve the same, of a conversation that branches off."""
@@ -52,11 +54,35 @@ class Declared:
 
     def take_servers(self, owner: Owner, servers: Mapping[str, McpServer]) -> None:
         """The servers among these that live in a client are the owner's; others of these names are nobody's."""
-        for name, server in servers.items():
-            if isinstance(server, McpSdk):
-                self._servers[name] = owner
-            else:
+        self._set({name: owner if isinstance(server, McpSdk) else None for name, server in servers.items()})
+
+    def try_servers(self, owner: Owner, servers: Mapping[str, McpServer]) -> None:
+        """The same until ``settle_servers``: the CLI may speak to them, and may still refuse them."""
+        before = {name: self._servers.get(name) for name in servers}
+        self.take_servers(owner, servers)
+        self._tried = {name: (before[name], self._servers.get(name)) for name in servers}
+
+    def settle_servers(self, names: Collection[str], *, is_refused: bool) -> None:
+        """What was tried is over, and ``names`` are in force.
+
+        Those that were refused are whose they were, but for what somebody else has taken since.
+        """
+        tried, self._tried = self._tried or {}, None
+        if is_refused:
+            self._set({name: old for name, (old, new) in tried.items() if self._servers.get(name) is new})
+        self.keep_servers(names)
+
+    def keep_servers(self, names: Collection[str]) -> None:
+        """No others are in force any more; while some are tried, this waits for the end of that."""
+        if self._tried is None:
+            self._servers = {name: owner for name, owner in self._servers.items() if name in names}
+
+    def _set(self, owners: Mapping[str, Owner | None]) -> None:
+        for name, owner in owners.items():
+            if owner is None:
                 self._servers.pop(name, None)
+            else:
+                self._servers[name] = owner
 
     def owner_of(self, server: str) -> Owner | None:
         """Who serves the MCP server of this name."""

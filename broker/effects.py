@@ -17,6 +17,20 @@ from protocol.errors import ClientError
 from protocol.mcp import McpHttp, McpServer, McpSse, McpStdio
 from protocol.options import Agent, Credentials, PermissionMode, Settings
 
+EXPANDED = "${"
+"""In headers the CLI puts variables of its own environment in the place of ``${NAME}``: 2.1.197 any of them, also the
+operator's credential, 2.1.329 those that it does not know as secrets.  Only an operator's own servers may hold it."""
+
+
+def _texts(server: McpServer) -> list[str]:
+    match server:
+        case McpHttp(url=url, headers=headers) | McpSse(url=url, headers=headers):
+            return [url, *headers.values()]
+        case McpStdio(command=command, args=args, env=env):
+            return [command, *args, *env.values()]
+        case _:
+            return []
+
 
 @dataclass(frozen=True, slots=True)
 class Effects:
@@ -61,6 +75,8 @@ class Effects:
         if wish is UNSET:
             return
         for name, server in wish.items():
+            if any(EXPANDED in text for text in _texts(server)):
+                raise self.refusal(f"{what}.{name}: {EXPANDED!r}", "mcp_servers")
             match server:
                 case McpHttp(url=url) | McpSse(url=url):
                     if not may_reach(url, self.policy.mcp_url_prefixes):

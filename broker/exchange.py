@@ -6,6 +6,7 @@ sent reaches the CLI but by way of a typed struct that is encoded again.  What t
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -58,8 +59,8 @@ class Exchange:
         self._controls = Controls()
         self._own: dict[str, OnAnswer] = {}
         self._context_usage_at = -CONTEXT_USAGE_EVERY_S
-        self.change: Callable[[Alter, OnAnswer], None] = lambda alter, on_done: None
-        """How a live process is told of a change; set by ``broker.changes``."""
+        self.change: Callable[[Alter, OnAnswer, Callable[[], bool]], None] = lambda alter, on_done, is_wanted: None
+        """How a live process is told of a change, if that is still wanted then; set by ``broker.changes``."""
         self.on_gone: Callable[[], None] = lambda: None
         self.on_initialized: Callable[[], None] = lambda: None
 
@@ -99,6 +100,7 @@ class Exchange:
         """Hello's MCP servers that live in the client are served by ``reader``'s instance."""
         if options.mcp_servers is not UNSET:
             self.declared.take_servers(Owner.of(reader), options.mcp_servers)
+            self.declared.keep_servers(self.bound.mcp_servers)
 
     # -- control requests of clients -----------------------------------------------------------------------------------
 
@@ -110,15 +112,15 @@ class Exchange:
             reader.send(msgspec.json.decode(known.reply, type=ControlReply))
         return known is not None
 
-    def answer_now(self, request_id: str, control: Control, reader: Reader, response: dict[str, Any]) -> None:
+    def answer_now(self, request_id: str, reader: Reader, response: dict[str, Any]) -> None:
         """Reply to a request that the broker carries out by itself."""
-        self._reply_now(control, reader, ControlReplyBody("success", request_id, response))
+        self._reply_now(reader, ControlReplyBody("success", request_id, response))
 
-    def _reply_now(self, control: Control, reader: Reader, body: ControlReplyBody) -> None:
+    def _reply_now(self, reader: Reader, body: ControlReplyBody) -> None:
         frame = ControlReply(body)
         reader.send(frame)
         reply = codec.encode_server(frame)
-        self._controls.settled(reader.instance, body.request_id, control, reply, time.monotonic())
+        self._controls.settled(reader.instance, body.request_id, reply, time.monotonic())
 
     def control(self, request_id: str, control: Control, reader: Reader) -> None:
         """Carry out a client's control request; the reply goes to ``reader``.  Raises ``ClientError``."""
@@ -131,24 +133,38 @@ class Exchange:
             case Initialize():
                 self._initialize(request_id, control, reader)
             case SetCredentials() | ApplyFlagSettings() | McpSetServers():
-                if isinstance(control, McpSetServers):  # one that lives in the client may be spoken to at once
-                    self.declared.take_servers(Owner.of(reader), control.servers)
-                cli_id = self._ask(request_id, control, reader)
-                self.change(lambda bound: alter(control, bound), lambda answer: self._finish(cli_id, answer))
+                self._change(request_id, control, reader)
             case _:
                 cli_id = self._ask(request_id, control, reader)
+                if isinstance(control, GetContextUsage):
+                    self._context_usage_at = time.monotonic()
                 self._outlet.write(cli.control_line(cli_id, control))
+
+    def _change(
+        self, request_id: str, control: SetCredentials | ApplyFlagSettings | McpSetServers, reader: Reader
+    ) -> None:
+        cli_id = self._ask(request_id, control, reader)
+
+        def tell(bound: Bound) -> frozenset[str]:
+            if isinstance(control, McpSetServers):  # one that lives in the client may be spoken to at once
+                self.declared.try_servers(Owner.of(reader), control.servers)
+            return alter(control, bound)
+
+        def on_done(answer: cli.Answer) -> None:
+            if isinstance(control, McpSetServers):
+                self.declared.settle_servers(self.bound.mcp_servers, is_refused=answer.error is not None)
+            self._finish(cli_id, answer)
+
+        self.change(tell, on_done, partial(self._controls.is_open, cli_id))
 
     def _check_state(self, control: Control, request_id: str) -> None:
         """What no policy can judge alone: it depends on what happened before, and on the operator's own servers."""
         if isinstance(control, GetContextUsage):
-            now = time.monotonic()
-            wait_s = self._context_usage_at + CONTEXT_USAGE_EVERY_S - now
+            wait_s = self._context_usage_at + CONTEXT_USAGE_EVERY_S - time.monotonic()
             if wait_s > 0:
                 message = f"get_context_usage: once in {CONTEXT_USAGE_EVERY_S:g} s"
                 wait_ms = round(wait_s * 1e3) + 1
                 raise ClientError(ErrorCode.RATE_LIMITED, message, ref=request_id, retry_after_ms=wait_ms)
-            self._context_usage_at = now
         if isinstance(control, McpToggle) and not control.enabled and control.serverName in self.policy.mcp_servers:
             message = f"mcp_toggle {control.serverName}: not allowed (policy.mcp_servers)"
             raise ClientError(ErrorCode.OPTION_NOT_ALLOWED, message, ref=request_id)
@@ -177,15 +193,16 @@ class Exchange:
 
     def _finish(self, cli_id: str, answer: cli.Answer) -> None:
         asked = self._controls.answered(cli_id)
-        if asked is None:
+        if asked is None or asked.control is None:
             return
-        if isinstance(asked.control, Initialize):
-            self._initialized(asked.control, answer)
+        control = asked.control
+        if isinstance(control, Initialize):
+            self._initialized(control, answer)
         if answer.error is not None:
             self._reply(asked, ControlReplyBody("error", asked.request_id, error=mcp.plain(answer.error, 512)))
         else:
-            self._reply(asked, ControlReplyBody("success", asked.request_id, self._shown(asked.control, answer)))
-            state = accept(asked.control, self.bound, self.policy)
+            self._reply(asked, ControlReplyBody("success", asked.request_id, self._shown(control, answer)))
+            state = accept(control, self.bound, self.policy)
             if state is not None:
                 self._outlet.publish(state)
         self._outlet.wake_task()  # an interrupt may have waited for this
@@ -202,13 +219,14 @@ class Exchange:
                 return shown(control, answer.response)
 
     def _reply(self, asked: Asked, body: ControlReplyBody) -> None:
-        frame = ControlReply(body)
-        asked.reply, asked.replied_at = codec.encode_server(frame), time.monotonic()
-        by = asked.instance
-        targets = [r for r in self._outlet.readers if r is asked.asker or (by and r.instance == by)]
-        asked.asker = None
-        for target in targets:
-            target.send(frame)
+        if asked.reply is not None:  # an initialize whose client has heard that it takes too long
+            asked.control = None
+            return
+        frame, asker, by = ControlReply(body), asked.asker, asked.instance
+        self._controls.replied(asked, codec.encode_server(frame), time.monotonic())
+        for reader in tuple(self._outlet.readers):
+            if reader is asker or (by and reader.instance == by and reader.is_controller):
+                reader.send(frame)
 
     # -- the client's own initialize -----------------------------------------------------------------------------------
 
@@ -216,10 +234,10 @@ class Exchange:
         try:
             what = self.handshake.judge(control, reader, is_clients=self.bound.initialize_by == "client")
         except Refused as refused:
-            self._reply_now(control, reader, ControlReplyBody("error", request_id, error=str(refused)))
+            self._reply_now(reader, ControlReplyBody("error", request_id, error=str(refused)))
             return
         if what == "cached":
-            self.answer_now(request_id, control, reader, self._shown_initialize())
+            self.answer_now(request_id, reader, self._shown_initialize())
             return
         cli_id = self._ask(request_id, control, reader)
         wanted = self.bound.copy()
@@ -231,9 +249,7 @@ class Exchange:
     def _initialized(self, control: Initialize, answer: cli.Answer) -> None:
         owner = self.handshake.owner
         if answer.error is not None or owner is None:
-            self.handshake.refused()
-            if owner is not None:
-                self.declared.take_hooks(owner, self.bound.hooks)
+            self._not_initialized()
             return
         self.handshake.answered(answer.response)
         if self.bound.is_initialize_known:  # a second one: only its hooks are taken
@@ -242,8 +258,15 @@ class Exchange:
         servers = self.bound.set_initialize(control)
         self.declared.take_servers(owner, servers)
         if servers:
-            self.change(lambda bound: frozenset({"mcp_servers"}), lambda answer: None)
+            self.change(lambda bound: frozenset({"mcp_servers"}), lambda answer: None, lambda: True)
         self.on_initialized()
+
+    def _not_initialized(self) -> None:
+        """The CLI has not taken it: the hooks that were in force are."""
+        owner = self.handshake.owner
+        self.handshake.refused()
+        if owner is not None:
+            self.declared.take_hooks(owner, self.bound.hooks)
 
     def _shown_initialize(self) -> dict[str, Any]:
         answer = self.handshake.answer or Raw(b"{}")
@@ -269,8 +292,9 @@ class Exchange:
         """Close everything that only that process could have settled."""
         self.questions.withdraw(with_turn_only=False)
         for asked in self._controls.drop_all():
+            if isinstance(asked.control, Initialize):
+                self._not_initialized()
             self._reply(asked, ControlReplyBody("error", asked.request_id, error="cli_exited"))
         self._own.clear()
-        if not self.bound.is_initialize_known:
-            self.handshake.refused()
         self.on_gone()
+        self.declared.settle_servers(self.bound.mcp_servers, is_refused=True)

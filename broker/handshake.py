@@ -66,6 +66,8 @@ class Handshake:
         assert self._request is not None
         if msgspec.structs.replace(request, hooks=None) != msgspec.structs.replace(self._request, hooks=None):
             raise Refused("initialize was answered: only its hooks can be changed")
+        if self._before is not None:
+            raise Refused("initialize is being answered: ask again")
         if not self._can_change_hooks:
             raise Refused("hooks: this version of the CLI takes none after the first initialize")
         return "hooks"

@@ -9,12 +9,14 @@ from collections.abc import Callable
 
 import anyio
 
+from broker import policy
+from broker.bound import Bound
 from broker.controls import MAX_IN_FLIGHT
 from broker.errors import BrokerError, ProcessError
 from broker.reader import Reader
 from broker.session import Session
 from protocol.codes import RETRYABLE_ERRORS, CloseCode, ErrorCode
-from protocol.controls import Control
+from protocol.controls import Control, SetCredentials
 from protocol.errors import ClientError, ConnectionRefused
 from protocol.frames import ControlReply, ControlReplyBody, Error, Waiting
 
@@ -43,6 +45,9 @@ class Lobby:
         self._attempt: Attempt | None = None
         self._position = 0
         self._held: list[tuple[str, Control, Reader]] = []
+        self._unbound: Bound | None = None
+        self._bound: Bound | None = None
+        """What held before the credentials of held requests were bound for the coming process, and with them."""
         self.arriving: list[Reader] = []
         """Connections that wait for the process; it is given up when the last one leaves."""
 
@@ -83,20 +88,43 @@ class Lobby:
 
     def hold(self, request_id: str, control: Control, reader: Reader) -> None:
         """Keep a control request until a process is bound.  Raises ``ClientError`` when too many are kept."""
-        is_repeat = reader.instance and any(
-            held == request_id and other.instance == reader.instance for held, _, other in self._held
-        )
-        if is_repeat:
-            return
+        for at, (held, kept, other) in enumerate(self._held):
+            if reader.instance and held == request_id and other.instance == reader.instance:
+                self._held[at] = (held, kept, reader)  # the latest connection of the client is the one that is there
+                return
         if len(self._held) >= MAX_IN_FLIGHT:
             message = f"{MAX_IN_FLIGHT} control requests are in flight"
             raise ClientError(ErrorCode.RATE_LIMITED, message, ref=request_id)
         self._held.append((request_id, control, reader))
         self._wake()
 
+    def bind_credentials(self) -> None:
+        """A process is about to be bound: a credential that is held for it is bound at once, not after an old one.
+
+        It is told once more, and answered, when the process is there.
+        """
+        bound = self._session.exchange.bound
+        if self._unbound is None:
+            self._unbound = bound.copy()
+        for request_id, control, reader in self._held:
+            if isinstance(control, SetCredentials) and reader in self._session.readers:
+                try:
+                    policy.check_control(control, self._session.policy, request_id)
+                except ClientError:
+                    continue  # the reply says so
+                bound.set_credentials(control.credentials)
+        self._bound = bound.copy()
+
+    def _unbind_credentials(self) -> None:
+        """No process was bound: what is held is answered with an error, so it does not hold."""
+        before, self._unbound = self._unbound, None
+        if before is not None:
+            self._session.exchange.bound.take_back(("credentials",), before, self._bound)
+
     def _release(self) -> None:
         """A process is bound: carry out what was held for it, for those who are still there."""
         held, self._held = self._held, []
+        self._unbound = None
         for request_id, control, reader in held:
             if reader in self._session.readers:
                 try:
@@ -138,6 +166,7 @@ class Lobby:
     def give_up(self, error: Exception) -> None:
         """The same, told to those alone who wait for an answer."""
         held, self._held = self._held, []
+        self._unbind_credentials()
         for request_id, _, reader in held:
             reader.send(ControlReply(ControlReplyBody("error", request_id, error="cli_exited")))
         self._settle(error)

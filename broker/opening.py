@@ -14,6 +14,7 @@ from broker.pool import Pool
 from broker.reader import Reader
 from broker.registry import Entry, Registry
 from broker.replay import Resume
+from broker.standing import check_bound
 from broker.welcome import welcome
 from protocol.codes import CloseCode, ErrorCode, Start
 from protocol.errors import ClientError, ConnectionRefused
@@ -66,13 +67,13 @@ class Opening:
             self._registry.replace(entry, reader)
             return self._opened(entry, hello, entry.session.log.head, heard_at, ignored=[], is_attached=True)
         entry, is_new = await self._entry(hello, options, identity, subject)
+        entry.session.judge_by(identity.policy)
         self._registry.replace(entry, reader)
         heard_from = entry.session.log.head
         ignored = entry.tenure.take_options(options, identity.credentials, reader)
         was_live = entry.tenure.is_live
         if options.lazy is not True:
             await entry.tenure.wait_ready(reader)
-        entry.session.judge_by(identity.policy)
         is_attached = (was_live and not is_new) or options.lazy is True
         return self._opened(entry, hello, heard_from, heard_at, ignored=ignored, is_attached=is_attached)
 
@@ -81,12 +82,26 @@ class Opening:
     ) -> tuple[Entry, bool]:
         """The conversation, and whether it is new."""
         found = self._registry.find(hello.session, identity, subject)
+        if found is not None:
+            self._judge_bound(found, hello, options, identity)
         if found is not None and hello.session.mode == "fork":
             return await self._registry.fork(found, identity, subject), True
         if found is not None:
             return found, False
         policy.check_credentials(options, identity.policy, is_needed=self._needs_credentials)
         return self._registry.create(hello.session.id, identity, subject), True
+
+    def _judge_bound(self, found: Entry, hello: Hello, options: SessionOptions, identity: Identity) -> None:
+        """Refuse what the next process would be bound to, hello's options over what there is, where a policy that has
+        changed forbids it.  Nothing is changed by a refusal."""
+        is_branch = hello.session.mode == "fork"
+        if found.tenure.is_live and not is_branch:
+            return
+        wanted = found.session.exchange.bound.copy()
+        if is_branch:
+            wanted.take_spawn(options)
+        wanted.merge(options, with_initialize=is_branch)
+        check_bound(wanted, identity.policy)
 
     @property
     def _needs_credentials(self) -> bool:

@@ -15,6 +15,7 @@ from msgspec import UNSET, Raw
 from broker import policy
 from broker.config_policy import Policy
 from broker.declared import Declared
+from broker.introductions import Introductions
 from broker.reader import Outlet, Owner, Reader
 from broker.requests import Kind, Outcome, Pending, PendingRequests, unknown
 from protocol import answers, cli, codec
@@ -22,7 +23,7 @@ from protocol.answers import PRE_TOOL_USE, ElicitationAnswer, HookAnswer, McpAns
 from protocol.codes import ErrorCode
 from protocol.controls import HookEvent, decode_answer, decode_updates
 from protocol.errors import ClientError
-from protocol.frames import ControlResponse, RequestResolved
+from protocol.frames import ControlResponse, RequestResolved, State
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +31,7 @@ AWAY = RpcError(-32000, "the client that serves this MCP server does not answer"
 TOO_MANY = "too many requests are pending"
 NOBODY = "nobody answered in time"
 DIALOG = "request_user_dialog"
+TOOL_CALL = "tools/call"
 KINDS: Final[dict[str, Kind]] = {kind: kind for kind in get_args(Kind)}
 OTHER_EVENTS = frozenset(event.encode() for event in get_args(HookEvent) if event != PRE_TOOL_USE)
 """What hooks may be asked about that guard no tool."""
@@ -47,7 +49,7 @@ class Questions:
         self.policy = limits
         self.timeout_s = timeout_s
         """For a person: prompts, elicitations and tools of a client's MCP server."""
-        self._handshake_s = handshake_s
+        self._introductions = Introductions(handshake_s)
         self._open: PendingRequests[Owner] = PendingRequests()
 
     def __len__(self) -> int:
@@ -96,22 +98,31 @@ class Questions:
         event = cli.hook_event(request.request.input)
         timeout = self._declared.hook_timeout_s(event, request.request.callback_id)
         owner = None if timeout is None else self._declared.hooks_owner
-        self._ask_owner(line, request, event.encode(), owner, timeout or 0.0)
+        self._ask_owner(line, request, event.encode(), owner, time.monotonic() + (timeout or 0.0))
 
     def _ask_server(self, line: bytes, request: cli.CliRequest) -> None:
         owner = self._declared.owner_of(request.request.server_name)
         message = cli.rpc_message(request.request.message)
-        is_long = message.method == "tools/call" and owner is not None and owner.among(self._outlet.readers) is not None
-        rpc_id = b"" if message.id is UNSET else bytes(message.id)
-        self._ask_owner(line, request, rpc_id, owner, self.timeout_s if is_long else self._handshake_s)
+        rpc_id, now = b"" if message.id is UNSET else bytes(message.id), time.monotonic()
+        deadline: float | None = now
+        if owner is not None and message.method != TOOL_CALL:
+            deadline = self._introductions.deadline(request.request.server_name, message.method, now)
+        elif owner is not None:
+            is_away = owner.among(self._outlet.readers) is None
+            deadline = now + (self._introductions.limit_s if is_away else self.timeout_s)
+        self._ask_owner(line, request, rpc_id, owner, deadline)
+        if deadline is None:
+            self._give_up(request, now)
 
     def _ask_owner(
-        self, line: bytes, request: cli.CliRequest, detail: bytes, owner: Owner | None, timeout_s: float
+        self, line: bytes, request: cli.CliRequest, detail: bytes, owner: Owner | None, deadline: float | None
     ) -> None:
         kind: Kind = "hook_callback" if request.request.subtype == "hook_callback" else "mcp_message"
-        pending = Pending(request.request_id, line, detail, time.monotonic() + timeout_s, kind, owner)
+        pending = Pending(request.request_id, line, detail, deadline or 0.0, kind, owner)
         if owner is None:
             self._turn_away(pending, "nobody has declared it")
+        elif deadline is None:
+            self._turn_away(pending, NOBODY)
         elif not self._open.has_room_for(request.request_id):
             self._turn_away(pending, TOO_MANY)
         else:
@@ -123,9 +134,10 @@ class Questions:
         if reader is not None:
             reader.send(Raw(line))
 
-    def lines_for(self, instance: str) -> list[bytes]:
-        """What a client instance that attaches now may answer, oldest first: ``welcome.pending``."""
-        return [p.line for p in self._open.all if p.owner is None or (instance and p.owner.instance == instance)]
+    def lines_for(self, instance: str, *, is_controller: bool) -> list[bytes]:
+        """What a client instance that attaches now is shown, oldest first: ``welcome.pending``."""
+        name = instance if is_controller else ""
+        return [p.line for p in self._open.all if p.owner is None or (name and p.owner.instance == name)]
 
     # -- answered ------------------------------------------------------------------------------------------------------
 
@@ -247,6 +259,8 @@ class Questions:
 
     def withdraw(self, *, with_turn_only: bool) -> None:
         """The turn has ended, or the process is gone: nobody has to answer any more."""
+        if not with_turn_only:
+            self._introductions.reset()
         for pending in self._open.withdraw(with_turn_only=with_turn_only):
             self._outlet.count_question(pending.kind, "withdrawn")
             if pending.owner is None:
@@ -265,6 +279,16 @@ class Questions:
             self._refuse(pending, NOBODY)
             self._tell_owner(pending, _cancellation(pending.request_id))
             self.settle(pending.request_id, "expired", None)
+            request = cli.decode_request(pending.line) if pending.kind == "mcp_message" else None
+            if isinstance(request, cli.CliRequest) and cli.rpc_message(request.request.message).method != TOOL_CALL:
+                self._give_up(request, now)
+
+    def _give_up(self, request: cli.CliRequest, now: float) -> None:
+        """An MCP server does not introduce itself: everybody is told its name, once."""
+        name = request.request.server_name
+        if self._introductions.give_up(name, now):
+            why = f"its client did not answer within pool.mcp_bind_timeout_s = {self._introductions.limit_s:g}"
+            self._outlet.publish(State(mcp_errors={name: why}))
 
 
 def _denial(why: str) -> answers.HookOutput:

@@ -75,7 +75,9 @@ class Session:
         self.on_awaiting_first_token: Callable[[int], None] = lambda change: None
         self.lines_before_turn: Callable[[], bytes] = bytes
         """What the process has to be told before its next user line: options that a new hello changed."""
-        self._expected_key_source: str | None = None
+        self.has_untold_changes = False
+        """Control requests wait for their turn to be told: a message behind them must not overtake them."""
+        self.expected_key_source: str | None = None
         """What the next ``system/init`` has to name; None when that is settled."""
 
     def judge_by(self, limits: Policy) -> None:
@@ -128,8 +130,8 @@ class Session:
         process = self.process
         if process is None or self.is_binding or self.is_gated or self.is_cli_busy or self.kill_reason is not None:
             return not self.turns.queued_ids
-        if self.turns.current is None and process.is_dead:
-            return not self.turns.queued_ids  # it waits for the next process, unwritten
+        if self.has_untold_changes or (self.turns.current is None and process.is_dead):
+            return not self.turns.queued_ids  # it waits, unwritten: for the changes, or for the next process
         turn = self.turns.start_next(time.monotonic())
         if turn is not None:
             self.terminals.await_first_token(turn)
@@ -271,7 +273,7 @@ class Session:
             if turn is not None and not turn.is_initialized:
                 turn.is_initialized = True
                 turn.advance(TurnEvent.FRAME)
-            expected, self._expected_key_source = self._expected_key_source, None
+            expected, self.expected_key_source = self.expected_key_source, None
             if expected not in (None, init.api_key_source):
                 self._kill(FailureReason.CREDENTIAL_MISMATCH, f"the CLI uses {init.api_key_source[:64]!r}")
             if self.interrupts.send_due():
@@ -287,7 +289,7 @@ class Session:
 
     def check_key_source(self) -> None:
         """Compare the CLI's credential with the one that is bound now at the next ``system/init``."""
-        self._expected_key_source = expected_key_source(self.exchange.bound.credentials)
+        self.expected_key_source = expected_key_source(self.exchange.bound.credentials)
 
     def _on_result(self, line: bytes) -> None:
         result = cli.decode_result(line)
@@ -376,7 +378,7 @@ class Session:
         if self.exchange.was_asked(request_id, reader):
             return
         if isinstance(control, Interrupt):
-            self.exchange.answer_now(request_id, control, reader, self.interrupts.ask(control))
+            self.exchange.answer_now(request_id, reader, self.interrupts.ask(control))
         else:
             self.exchange.control(request_id, control, reader)
         self.wake_task()

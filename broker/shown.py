@@ -55,9 +55,13 @@ def _only(value: Any, keys: tuple[str, ...]) -> dict[str, Any]:
     return {key: value[key] for key in keys if key in value} if isinstance(value, dict) else {}
 
 
+def _rows(value: Any) -> list[dict[str, Any]]:
+    return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
+
+
 def _mcp_status(found: dict[str, Any]) -> dict[str, Any]:
     """Configurations hold URLs, headers and commands; error texts may repeat them."""
-    rows = [row for row in found.get("mcpServers", []) if isinstance(row, dict)]
+    rows = _rows(found.get("mcpServers"))
     for row in rows:
         row.pop("config", None)
         if isinstance(row.get("error"), str):
@@ -66,7 +70,7 @@ def _mcp_status(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(found: dict[str, Any]) -> dict[str, Any]:
-    sources = [row for row in found.get("sources", []) if isinstance(row, dict) and row.get("source") in SOURCES]
+    sources = [row for row in _rows(found.get("sources")) if row.get("source") in SOURCES]
     return {
         "effective": _layer(found.get("effective")),
         "sources": [{"source": row["source"], "settings": _layer(row.get("settings"))} for row in sources],

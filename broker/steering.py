@@ -55,10 +55,16 @@ class Steering:
 
     @property
     def is_possible(self) -> bool:
-        """Whether a turn runs that can still be steered: it is not being stopped, and its process lives."""
+        """Whether a turn runs that can still be steered: it is not being stopped, and its process lives.
+
+        2.1.197 shows what a turn takes in to no ``UserPromptSubmit`` hook: where there is one, messages have turns of
+        their own.
+        """
         session = self._session
         turn = session.turns.current
         if turn is None or turn.interrupt_asked_at is not None or session.is_gated or session.kill_reason is not None:
+            return False
+        if session.exchange.bound.hooks.get("UserPromptSubmit"):
             return False
         return session.process is not None and not session.process.is_dead
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 import structlog
 
-from broker import policy
+from broker import policy, standing
 from broker.adoption import Adoption
 from broker.bind import Bind
 from broker.child import Again, Lease
@@ -297,6 +297,8 @@ class Tenure:
 
     async def _bind_process(self, lease: Lease) -> None:
         """Bind and wait for the answers.  Raises ``ClientError(bind_failed)``, ``ProcessError`` when it dies."""
+        self.lobby.bind_credentials()
+        standing.check_bound(self.session.exchange.bound, self.session.policy)
         self._bind.write(lease.process, lease.launch.profile.model)
         while not self._bind.is_complete():
             if lease.process.exited.is_set():

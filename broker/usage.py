@@ -17,14 +17,16 @@ from protocol.frames import SessionTotals
 
 
 class _Tokens(Struct, frozen=True):
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_read_input_tokens: int = 0
-    cache_creation_input_tokens: int = 0
+    """Null where the CLI has no count."""
+
+    input_tokens: int | None = 0
+    output_tokens: int | None = 0
+    cache_read_input_tokens: int | None = 0
+    cache_creation_input_tokens: int | None = 0
 
 
 class _Spent(Struct, frozen=True):
-    costUSD: float = 0.0
+    costUSD: float | None = 0.0
 
 
 _tokens = msgspec.json.Decoder(_Tokens)
@@ -48,10 +50,10 @@ class Usage:
         found, old = _decoded(result.usage), self.total
         self.total = SessionTotals(
             old.turns + 1,
-            old.input_tokens + found.input_tokens,
-            old.output_tokens + found.output_tokens,
-            old.cache_read_input_tokens + found.cache_read_input_tokens,
-            old.cache_creation_input_tokens + found.cache_creation_input_tokens,
+            old.input_tokens + (found.input_tokens or 0),
+            old.output_tokens + (found.output_tokens or 0),
+            old.cache_read_input_tokens + (found.cache_read_input_tokens or 0),
+            old.cache_creation_input_tokens + (found.cache_creation_input_tokens or 0),
             round(old.cost_usd + (cost or 0.0), 9),
         )
         return cost
@@ -73,7 +75,7 @@ def _cost_since_last(usage: Raw | UnsetType) -> float | None:
     if usage is UNSET:
         return None
     try:
-        return round(math.fsum(spent.costUSD for spent in _spent.decode(usage).values()), 9)
+        return round(math.fsum(spent.costUSD or 0.0 for spent in _spent.decode(usage).values()), 9)
     except DECODE_ERRORS:
         return None
 

@@ -46,7 +46,7 @@ def welcome(
         options_ignored=ignored,
         turn=_running(session),
         queued=session.turns.queued_ids,
-        pending=[Raw(line) for line in session.exchange.questions.lines_for(hello.client.instance)],
+        pending=[Raw(line) for line in _pending(session, hello)],
         limits=Limits(
             max_message_bytes=config.server.max_message_bytes,
             max_frame_bytes=MAX_LINE_BYTES,
@@ -56,6 +56,11 @@ def welcome(
             replay_seconds=config.replay.seconds,
         ),
     )
+
+
+def _pending(session: Session, hello: Hello) -> list[bytes]:
+    is_controller = hello.role == "controller"
+    return session.exchange.questions.lines_for(hello.client.instance, is_controller=is_controller)
 
 
 def _running(session: Session) -> TurnInfo | None:

@@ -56,9 +56,10 @@ class HookAnswer(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
 
     @property
     def is_block(self) -> bool:
-        """Whether any part of it is against going on: the CLI may follow another part."""
+        """Whether any part of it is against going on, or it contradicts itself: the CLI may follow the other part."""
         output = self.hookSpecificOutput
-        is_denied = output is not UNSET and output.permissionDecision == "deny"
+        wish = UNSET if output is UNSET else output.permissionDecision
+        is_denied = wish == "deny" or (wish == "ask" and self.decision == "approve")
         return is_denied or self.decision == "block" or self.continue_ is False
 
     @property
@@ -96,6 +97,7 @@ class McpAnswer(Struct, frozen=True, forbid_unknown_fields=True):
     mcp_response: RpcReply
 
 
+KINDS: Final = (ElicitationAnswer, HookAnswer, McpAnswer)
 A = TypeVar("A", ElicitationAnswer, HookAnswer, McpAnswer)
 
 _encoder = msgspec.json.Encoder()

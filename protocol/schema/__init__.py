@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, get_args
 
 import msgspec
 
-from protocol import controls, frames, options
+from protocol import answers, controls, frames, options
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -26,11 +26,11 @@ def documents() -> dict[str, bytes]:
 
 
 def _client() -> Schema:
-    wanted = (frames.ClientFrame, controls.Control, controls.PermissionAnswer, controls.AddRules)
-    (frame, control, answer, update), defs = msgspec.json.schema_components(wanted, ref_template=_REF)
+    wanted = (frames.ClientFrame, controls.Control, controls.AddRules, controls.PermissionAnswer, *answers.KINDS)
+    (frame, control, update, *kinds), defs = msgspec.json.schema_components(wanted, ref_template=_REF)
     # These parts are raw in their frame and decoded a second time.
     defs["ControlRequest"]["properties"]["request"] = control
-    defs["ControlAnswer"]["properties"]["response"] = answer
+    defs["ControlAnswer"]["properties"]["response"] = {"anyOf": kinds}
     defs["PermissionAnswer"]["properties"]["updatedPermissions"]["items"] = update
     _exactly_one_credential(defs)
     _hook_events(defs)

@@ -77,28 +77,25 @@ def test_every_option_in_its_order() -> None:
     assert requests(steps) == [
         ("credentials", {"CLAUDE_CODE_OAUTH_TOKEN": "tok"}),
         (
-            "credentials, max_output_tokens, betas, mcp_servers",
+            "credentials, max_output_tokens, betas, mcp_servers, allowed_tools, disallowed_tools, add_dirs, settings, "
+            "effort",
             settings(
                 env={
                     "ANTHROPIC_BASE_URL": URL,
                     "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "100",
                     "ANTHROPIC_BETAS": "beta-1,beta-2",
                     "MCP_TIMEOUT": "5000",
-                }
-            ),
-        ),
-        (
-            "allowed_tools, disallowed_tools, add_dirs, settings",
-            settings(
+                },
                 permissions={
                     "allow": ["Read", "Grep"],
                     "deny": ["Bash(rm:*)"],
                     "ask": ["Bash"],
                     "additionalDirectories": ["/srv/a"],
-                }
+                },
+                effortLevel="high",
+                outputStyle="Explanatory",
             ),
         ),
-        ("effort, settings", settings(effortLevel="high", outputStyle="Explanatory")),
         (
             "initialize",
             {
@@ -114,9 +111,9 @@ def test_every_option_in_its_order() -> None:
         ("max_thinking_tokens", {"subtype": "set_max_thinking_tokens", "max_thinking_tokens": 0}),
         ("mcp_servers", {"subtype": "mcp_set_servers", "servers": {"acme": ACME}}),
     ]
-    assert [step.gates for step in steps] == ["welcome"] * 8 + ["message"]
-    assert [step.request_id is None for step in steps] == [True] + [False] * 8
-    assert len({step.request_id for step in steps}) == 9
+    assert [step.gates for step in steps] == ["welcome"] * 6 + ["message"]
+    assert [step.request_id is None for step in steps] == [True] + [False] * 6
+    assert len({step.request_id for step in steps}) == 7
 
 
 def test_ids_of_two_binds_differ() -> None:
@@ -147,7 +144,7 @@ def test_the_profiles_own_model_is_not_set_again() -> None:
 def test_settings_name_the_options_that_a_refusal_is_about(
     options: SessionOptions, name: str, given: dict[str, Any]
 ) -> None:
-    """Environment, rules and style go apart, each under the names of the options in it."""
+    """One ``apply_flag_settings`` carries what needs it, under the names of the options in it."""
     assert requests(burst(bound(options), SPAWNED))[0] == (name, settings(**given))
 
 
@@ -251,7 +248,7 @@ def test_only_what_changed_is_sent_to_a_live_process() -> None:
     made = bound(EVERYTHING)
     assert changed(made) == []
     assert changed(made, "model") == [("model", {"subtype": "set_model", "model": "opus"})]
-    assert changed(made, "effort")[0][1] == settings(effortLevel="high", outputStyle="Explanatory")
+    assert changed(made, "effort") == [("effort", settings(effortLevel="high"))]
     assert [option for option, _ in changed(made, "permission_mode", "max_thinking_tokens")] == [
         "permission_mode", "max_thinking_tokens",
     ]  # fmt: skip
@@ -332,12 +329,29 @@ def test_every_step_can_be_taken_back_and_told_again() -> None:
     assert {step.fields for step in burst(made, SPAWNED, told)} == {step.fields for step in steps}
 
 
+def test_a_refusal_blames_the_options_of_the_key_that_it_names() -> None:
+    """Where the CLI names none, all that were in the request."""
+    step = burst(bound(EVERYTHING), SPAWNED)[1]
+    text = "apply_flag_settings: nothing was applied. Fix these invalid settings: permissions"
+    assert step.refusal(text) == f"allowed_tools, disallowed_tools, add_dirs, settings: {text}"
+    assert step.refusal("invalid: outputStyle, effortLevel").startswith("effort, settings: ")
+    assert step.refusal("no").startswith("credentials, max_output_tokens, betas, mcp_servers, allowed_tools")
+    assert len(step.refusal("x" * 10_000)) < 500
+    assert burst(Bound(), SPAWNED)[0].refusal("no") == "initialize: no"
+
+
 def test_what_goes_back_to_nothing_is_told_as_nothing() -> None:
     """Nobody had set an effort, a style or rules before: the CLI is told that there are none again."""
     names = ("effort", "output_style", "settings", "max_output_tokens", "betas", "max_thinking_tokens")
     assert changed(Bound(), *names) == [
-        ("max_output_tokens, betas", settings(env={"CLAUDE_CODE_MAX_OUTPUT_TOKENS": "", "ANTHROPIC_BETAS": ""})),
-        ("settings", settings(permissions={})),
-        ("effort, settings", settings(effortLevel=None, outputStyle=None)),
+        (
+            "max_output_tokens, betas, settings, effort",
+            settings(
+                env={"CLAUDE_CODE_MAX_OUTPUT_TOKENS": "", "ANTHROPIC_BETAS": ""},
+                permissions={},
+                effortLevel=None,
+                outputStyle=None,
+            ),
+        ),
         ("max_thinking_tokens", {"subtype": "set_max_thinking_tokens", "max_thinking_tokens": None}),
     ]

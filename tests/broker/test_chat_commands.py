@@ -54,6 +54,7 @@ BAD = [
     "/nope", "/", "/ model", "/model", "/mode ", "/thinking x", "/thinking ٣", "/thinking 9999999999", "/settings {",
     "/settings @/nowhere/at/all", "/mcp dance", "/mcp reconnect", "/mcp set", "/mcp set [", "/steer", "/cancel",
     "/stop", "/rewind", "/history x", "/raw", "/raw 5", "/raw {}", '/raw {"type":5}', "/image", "/image /nowhere.png",
+    "/image ~nobody-at-all/x.png", "/raw " + "[" * 50_000,
     "/image /etc/hostname", "/image a.pdf", "/pdf a.png", '/image "', "/credential",
 ]  # fmt: skip
 

@@ -51,7 +51,7 @@ def test_a_form_is_answered_as_json() -> None:
     assert question(FORM).startswith("acme asks: Your name?\n")
     assert response(FORM, '{"name":"Ann"}') == {"action": "accept", "content": {"name": "Ann"}}
     assert response(FORM, " ") == {"action": "decline"}
-    for line in ("Ann", "[1]", "{"):
+    for line in ("Ann", "[1]", "{", "[" * 50_000):
         with pytest.raises(ValueError, match=r".+"):
             answer(FORM, line)
 

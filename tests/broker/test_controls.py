@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from broker.controls import DEADLINE_S, KEPT_S, MAX_IN_FLIGHT, MAX_KEPT, Asked, Controls
-from protocol.controls import Interrupt, McpReconnect, McpStatus, McpToggle, SetModel
+from protocol.controls import McpReconnect, McpStatus, McpToggle, SetModel
 
 ASKER = object()
 
@@ -88,7 +88,7 @@ def test_a_repeat_joins_or_gets_the_kept_reply() -> None:
 def test_what_the_broker_answers_itself_is_remembered_too() -> None:
     """A request that needed no CLI is in nobody's way, and its repeat gets the same reply for as long."""
     controls = Controls()
-    controls.settled("tab", "c1", Interrupt(), b"{}", 10.0)
+    controls.settled("tab", "c1", b"{}", 10.0)
     known = controls.repeat("tab", "c1", 10.0 + KEPT_S)
     assert known is not None
     assert known.reply == b"{}"

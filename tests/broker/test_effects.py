@@ -17,7 +17,7 @@ from protocol.controls import ApplyFlagSettings, PermissionAnswer, decode_contro
 from protocol.errors import ClientError
 from protocol.frames import ControlRequest, Hello, User, UserMessage
 from protocol.options import SessionOptions, Settings
-from tests.forbidden import ESCALATIONS, FORBIDDEN, MODEL_FORBIDDEN, SERVER_PAYS, Wish
+from tests.forbidden import ESCALATIONS, FORBIDDEN, LEAKS, MODEL_FORBIDDEN, SERVER_PAYS, Wish
 
 DEFAULT = Policy()
 CHEAP = Policy(models=["sonnet", "haiku"])
@@ -79,6 +79,13 @@ def test_the_setting_that_is_named_is_the_one_that_allows(wish: Wish) -> None:
     if wish.frame.get("options", {}).keys() & {"add_dirs", "plugin_dirs"}:
         changed |= {"add_dir_roots": OPEN.add_dir_roots, "plugin_roots": OPEN.plugin_roots}
     judge(wish.frame, replace(DEFAULT, **changed))
+
+
+@pytest.mark.parametrize("policy", [DEFAULT, OPEN], ids=["default", "open"])
+def test_no_server_of_a_tenant_is_filled_with_the_operators_variables(policy: Policy) -> None:
+    """The CLI would send its own environment to whoever is named: refused under every policy, in every carrier."""
+    for wish in LEAKS:
+        refused(wish, policy)
 
 
 @pytest.mark.parametrize("wish", MODEL_FORBIDDEN, ids=name)

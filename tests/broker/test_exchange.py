@@ -49,7 +49,9 @@ class Stage:
         self.changes: list[tuple[frozenset[str], Callable[[Answer], None]]] = []
         self.exchange.change = self._change
 
-    def _change(self, alter: Callable[[Bound], frozenset[str]], on_done: Callable[[Answer], None]) -> None:
+    def _change(
+        self, alter: Callable[[Bound], frozenset[str]], on_done: Callable[[Answer], None], is_wanted: Callable[[], bool]
+    ) -> None:
         self.changes.append((alter(self.exchange.bound), on_done))
 
     def control(self, control: Control, request_id: str = "c1", reader: FakeReader | None = None) -> None:

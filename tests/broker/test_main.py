@@ -476,7 +476,7 @@ async def test_a_final_close_ends_the_program(code: int, exit_code: int) -> None
 
 
 async def test_a_broker_that_refuses_or_is_none() -> None:
-    """401, a closed port, a variable without a credential and a peer that speaks no JSON are exit 1, in words."""
+    """401, a closed port, a variable without a credential and a peer that is no broker are exit 1, in words."""
 
     def refuse(_connection: ServerConnection, _request: Request) -> Response:
         return refusal(401, "no")
@@ -492,7 +492,7 @@ async def test_a_broker_that_refuses_or_is_none() -> None:
     async with serve(garbage, "127.0.0.1", 0) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         async with typing(f"127.0.0.1:{port}") as process:
-            await told(process.stderr, "not JSON")
+            await told(process.stderr, "what no broker sends")
             assert await process.wait() == 1
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -84,14 +84,14 @@ def test_a_prompt_goes_to_everybody_and_the_first_answer_wins() -> None:
     stage = Stage(second := FakeReader("second"))
     stage.ask("r1", "can_use_tool", tool_name="Bash", input={"command": "touch x"})
     assert stage.session.told()[0]["request_id"] == "r1"
-    assert [b'"seq":1' in line for line in stage.questions.lines_for("anybody")] == [True]
+    assert [b'"seq":1' in line for line in stage.questions.lines_for("anybody", is_controller=True)] == [True]
     stage.answer("r1", {"behavior": "allow"}, second)
     assert stage.session.answers()[0]["response"] == {"behavior": "allow", "updatedInput": {"command": "touch x"}}
     assert stage.session.told() == [
         {"type": "broker.request_resolved", "request_id": "r1", "outcome": "allowed", "by": "second"}
     ]
     assert stage.refusal("r1", {"behavior": "deny"}) is ErrorCode.ALREADY_ANSWERED
-    assert stage.questions.lines_for("anybody") == []
+    assert stage.questions.lines_for("anybody", is_controller=True) == []
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,9 @@ def test_a_hook_goes_to_its_owner_alone() -> None:
     line = stage.hook()
     assert [frame["request_id"] for frame in stage.owner.sent] == ["r1"]
     assert stage.session.told() == other.sent == []
-    assert stage.questions.lines_for("owner") == [line]
-    assert stage.questions.lines_for("other") == stage.questions.lines_for("") == []
+    assert stage.questions.lines_for("owner", is_controller=True) == [line]
+    for instance, is_controller in (("other", True), ("", True), ("owner", False)):
+        assert stage.questions.lines_for(instance, is_controller=is_controller) == []
     assert stage.refusal("r1", {}, other) is ErrorCode.UNKNOWN_REQUEST
     assert stage.waits_s == pytest.approx(HOOK_S, abs=2)
     allow = {"hookSpecificOutput": {"hookEventName": "PreToolUse", "permissionDecision": "allow"}}
@@ -236,7 +237,7 @@ def test_an_owner_that_comes_back_finds_what_waits() -> None:
     stage.session.readers.clear()
     line = stage.hook()
     stage.session.readers.append(again := FakeReader("owner"))
-    assert stage.questions.lines_for("owner") == [line]
+    assert stage.questions.lines_for("owner", is_controller=True) == [line]
     stage.answer("r1", {}, again)
     assert stage.session.answers()[0]["response"] == {}
 
@@ -246,7 +247,7 @@ def test_an_owner_without_a_name_is_its_connection() -> None:
     stage = Stage(owner=FakeReader(""))
     stage.hook()
     assert stage.refusal("r1", {}, FakeReader("")) is ErrorCode.UNKNOWN_REQUEST
-    assert stage.questions.lines_for("") == []
+    assert stage.questions.lines_for("", is_controller=True) == []
     stage.answer("r1", {})
 
 

@@ -1,17 +1,21 @@
 """What a session does with the lines of its CLI: which get a number, and what they say of its messages."""
 
 import json
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from broker.auth import Identity
 from broker.config import Config
 from broker.config_policy import Policy
+from broker.declared import Hooks
 from broker.message_ids import digest
 from broker.metrics import Metrics
+from broker.process import Process
 from broker.session import Session
 from broker.turn import Turn
+from protocol.controls import HookMatcher
 from protocol.options import Credentials
 from protocol.traces import REPLAY, TRACES
 from protocol.wire import text_of
@@ -145,3 +149,28 @@ def test_without_a_credential_any_source_will_do() -> None:
     made = Conversation()
     made.session.check_key_source()
     assert made.says(init("anything")) == [init("anything")]
+
+
+def test_what_cannot_be_steered() -> None:
+    """No turn, one that is being stopped, no process, or a hook that has to see every message."""
+    made = Conversation()
+    session, found = made.session, []
+
+    def look() -> None:
+        found.append(session.steering.is_possible)
+
+    look()
+    session.process = cast("Process", SimpleNamespace(is_dead=False, pid=1))
+    for hooks in ({}, {"PreToolUse": [HookMatcher(["h"])]}, {"UserPromptSubmit": [HookMatcher(["h"])]}):
+        session.exchange.bound.hooks = cast("Hooks", hooks)
+        look()
+    assert found == [False, True, True, False]
+    session.exchange.bound.hooks = {}
+    session.is_gated = True
+    look()
+    session.is_gated = False
+    session.turns.ask_interrupt(2.0)
+    look()
+    made.says({"type": "result", "subtype": "success"})
+    look()
+    assert found[4:] == [False, False, False]

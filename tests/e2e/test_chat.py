@@ -91,6 +91,13 @@ async def test_pictures_prompts_and_the_end(broker: Broker, tmp_path: Path) -> N
     assert (code, "4504" in notes) == (1, True)
 
 
+async def test_without_a_process_there_is_no_figure(broker: Broker) -> None:
+    """A lazy conversation is welcomed before it has a process."""
+    code, out, notes = await chat(broker, "--option", "lazy=true", lines=["[[sim text=late]]"])
+    assert (code, out) == (0, "late\n")
+    assert "no process yet" in notes
+
+
 async def test_any_option_of_hello(broker: Broker) -> None:
     """``--option`` takes JSON; a mistake in it is told before anything is connected, one in its value by its path."""
     code, out, _ = await chat(broker, "--option", "max_output_tokens=64", "--effort", "low", lines=["[[sim text=ok]]"])

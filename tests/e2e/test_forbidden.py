@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.forbidden import ESCALATIONS, FORBIDDEN, MODEL_FORBIDDEN, SERVER_PAYS, Wish
+from tests.forbidden import ESCALATIONS, FORBIDDEN, LEAKS, MODEL_FORBIDDEN, SERVER_PAYS, Wish
 from tests.kit.broker import Broker, running_broker, started_broker
 from tests.kit.client import Client, connected
 from tests.oracle import Oracle
@@ -79,6 +79,13 @@ async def test_models_and_credentials_of_the_operator_are_not_changed(tmp_path: 
         for wish in SERVER_PAYS:
             await refused(broker, wish)
         assert '"t"' not in told(broker)
+
+
+async def test_the_operators_variables_are_not_sent_to_a_tenants_server(broker: Broker) -> None:
+    """A header that the CLI would fill with its environment is refused at hello, live, and within an agent."""
+    for wish in LEAKS[:4]:
+        await refused(broker, wish)
+    assert "${" not in told(broker)
 
 
 @pytest.mark.parametrize("update", ESCALATIONS, ids=lambda update: f"{update['type']}-{update['destination']}")

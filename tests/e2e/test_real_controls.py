@@ -1,6 +1,6 @@
 """Late options and control requests on the real CLI: in force in the next request, and in the next process."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from simulator.messages_api import MessagesApi
 from tests.e2e import control_scenes as scenes
 from tests.e2e.hook_scenes import LONG_S
 from tests.e2e.processes import killed
-from tests.e2e.real import VERSIONS, options, posts, real_broker
+from tests.e2e.real import VERSIONS, options, posts, real_broker, started_real_broker
 from tests.kit.broker import Broker
 from tests.kit.client import Client, connected
+from tests.oracle import Oracle
 
 pytestmark = [pytest.mark.real_cli, pytest.mark.timeout(180)]
 
@@ -35,12 +36,20 @@ async def staged(folder: Path, version: str, **policy: Any) -> AsyncIterator[tup
             yield broker, api
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.fixture(scope="module", params=VERSIONS)
+def stage(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, oracle: Oracle
+) -> Iterator[tuple[Broker, Path]]:
+    """One broker for all scenes of a version, and the folder that its policy names."""
+    folder = tmp_path_factory.mktemp("s")
+    with started_real_broker(folder, request.param, oracle, scenes.config(folder)) as broker:
+        yield broker, folder
+
+
 @pytest.mark.parametrize("scene", scenes.ALL, ids=lambda scene: scene.__name__)
-async def test_on_the_real_cli(scene: scenes.Scene, version: str, folder: Path) -> None:
+async def test_on_the_real_cli(scene: scenes.Scene, stage: tuple[Broker, Path]) -> None:
     """Each scene as its own words say."""
-    async with staged(folder, version) as (broker, _):
-        await scene(broker, options("good"), folder)
+    await scene(stage[0], options("good"), stage[1])
 
 
 async def _said(client: Client, text: str) -> None:

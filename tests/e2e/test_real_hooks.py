@@ -1,6 +1,6 @@
 """Hooks and MCP servers that live in a client, on the real CLI: asked over the socket, obeyed, never failing open."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -8,8 +8,9 @@ import pytest
 
 from simulator.messages_api import MessagesApi
 from tests.e2e import hook_scenes as scenes
-from tests.e2e.real import VERSIONS, options, posts, real_broker
+from tests.e2e.real import VERSIONS, options, posts, real_broker, started_real_broker
 from tests.kit.broker import Broker
+from tests.oracle import Oracle
 
 pytestmark = [pytest.mark.real_cli, pytest.mark.timeout(180)]
 CONFIG = {"session": {"detach_timeout_s": 1}, "pool": {"bind_timeout_s": 5, "mcp_bind_timeout_s": 2}}
@@ -29,7 +30,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("h")
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.fixture(scope="module", params=VERSIONS)
+def shared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, oracle: Oracle
+) -> Iterator[Broker]:
+    """One broker for all scenes of a version."""
+    folder = tmp_path_factory.mktemp("s")
+    with started_real_broker(folder, request.param, oracle, CONFIG) as broker:
+        yield broker
+
+
 @pytest.mark.parametrize(
     "scene",
     [
@@ -43,10 +53,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=lambda scene: scene.__name__,
 )
-async def test_on_the_real_cli(scene: scenes.Scene, version: str, folder: Path) -> None:
+async def test_on_the_real_cli(scene: scenes.Scene, shared: Broker) -> None:
     """Each scene as its own words say."""
-    async with staged(folder, version) as (broker, _):
-        await scene(broker, options("good"))
+    await scene(shared, options("good"))
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -1,6 +1,6 @@
 """MCP servers on the real CLI: real servers with a bearer header, for one tenant alone; programs; questions."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from websockets.exceptions import ConnectionClosed
 from simulator.messages_api import MessagesApi
 from tests.e2e import mcp_scenes as scenes
 from tests.e2e.hook_scenes import LONG_S, tool_results
-from tests.e2e.real import VERSIONS, options, posts, real_broker
+from tests.e2e.real import VERSIONS, options, posts, real_broker, started_real_broker
 from tests.kit.broker import Broker
 from tests.kit.client import connected
 from tests.kit.host import Host
 from tests.kit.mcp_child import STDIO, configuration
+from tests.oracle import Oracle
 
 pytestmark = [pytest.mark.real_cli, pytest.mark.timeout(180)]
 
@@ -26,16 +27,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("m")
 
 
+def broker_config(**policy: Any) -> dict[str, Any]:
+    """What the scenes want, and this policy."""
+    return {"policy": policy, "pool": {"mcp_bind_timeout_s": scenes.BIND_S}, "session": {"detach_timeout_s": 1}}
+
+
 @asynccontextmanager
 async def staged(folder: Path, version: str, **policy: Any) -> AsyncIterator[tuple[Broker, MessagesApi]]:
     """A broker over that CLI with this policy."""
-    config = {"policy": policy, "pool": {"mcp_bind_timeout_s": scenes.BIND_S}, "session": {"detach_timeout_s": 1}}
     with MessagesApi() as api:
-        async with real_broker(folder, version, api, config) as broker:
+        async with real_broker(folder, version, api, broker_config(**policy)) as broker:
             yield broker, api
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.fixture(scope="module", params=VERSIONS)
+def stage(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, oracle: Oracle
+) -> Iterator[tuple[Broker, scenes.Places]]:
+    """One broker for all scenes of a version, and the servers."""
+    folder = tmp_path_factory.mktemp("s")
+    with scenes.places(folder) as at:
+        config = broker_config(mcp_url_prefixes=at.prefixes)
+        with started_real_broker(folder, request.param, oracle, config) as broker:
+            yield broker, at
+
+
 @pytest.mark.parametrize(
     "scene",
     [
@@ -47,11 +63,9 @@ async def staged(folder: Path, version: str, **policy: Any) -> AsyncIterator[tup
     ],
     ids=lambda scene: scene.__name__,
 )
-async def test_on_the_real_cli(scene: scenes.Scene, version: str, folder: Path) -> None:
+async def test_on_the_real_cli(scene: scenes.Scene, stage: tuple[Broker, scenes.Places]) -> None:
     """Each scene as its own words say."""
-    with scenes.places(folder) as at:
-        async with staged(folder, version, mcp_url_prefixes=at.prefixes) as (broker, _):
-            await scene(broker, options("good"), at)
+    await scene(stage[0], options("good"), stage[1])
 
 
 @pytest.mark.parametrize("version", VERSIONS)

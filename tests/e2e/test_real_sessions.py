@@ -148,6 +148,12 @@ async def eventually_on_disk(broker: Broker, client: Client, text: str) -> None:
         await client.receive()
 
 
+def is_untouched(now: dict[str, bytes], before: dict[str, bytes]) -> bool:
+    """Nothing of the parent is gone or changed; its own process may still have added a line of its own."""
+    kept = all(now[path].startswith(data) for path, data in before.items())
+    return kept and not any(word in data for data in now.values() for word in (b"only-a", b"only-b"))
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_two_branches_diverge_and_the_parent_is_untouched(version: str, tmp_path: Path) -> None:
     """A and B know what the parent knew at the fork, then each its own; the parent's bytes stay, and it goes on."""
@@ -171,7 +177,7 @@ async def test_two_branches_diverge_and_the_parent_is_untouched(version: str, tm
                     async with asyncio.TaskGroup() as group:
                         group.create_task(said(a, "only-a"))
                         group.create_task(said(b, "only-b"))
-                    assert on_disk(broker, own(parent)) | before == on_disk(broker, own(parent))
+                    assert is_untouched(on_disk(broker, own(parent)), before)
                     requests = [str(post) for post in posts(api)]
                     of_a = next(text for text in requests if "only-a" in text)
                     of_b = next(text for text in requests if "only-b" in text)
@@ -188,7 +194,7 @@ async def test_two_branches_diverge_and_the_parent_is_untouched(version: str, tm
                     total = a.of_type("broker.turn_completed")[0]["total"]
                     assert total["turns"] == 1
                     assert total["cost_usd"] == pytest.approx(a.of_type("broker.turn_completed")[0]["cost_usd"])
-                assert {path: text for path, text in on_disk(broker, own(parent)).items() if path in before} == before
+                assert is_untouched(on_disk(broker, own(parent)), before)
                 await said(parent, "word-three")
                 assert "only-a" not in last_request(api)
                 assert "only-b" not in last_request(api)
@@ -257,6 +263,10 @@ async def test_the_history_is_what_was_said(version: str, tmp_path: Path) -> Non
                 await client.control("interrupt")
                 await client.terminal("m-stop")
                 page = await history(client, limit=200)
+                for _ in range(50):  # an old CLI writes what was interrupted some time after it has said so
+                    if "m-stop" in str(page["frames"]):
+                        break
+                    page = await history(client, limit=200)
                 shown = page["frames"]
                 assert page["more"] is False
                 ids = [frame["uuid"] for frame in shown if frame["type"] == "user" and "tool_result" not in str(frame)]

@@ -238,10 +238,10 @@ async def running_broker(
 
 @contextmanager
 def started_broker(
-    folder: Path, config: Mapping[str, Any] | None = None, *, log_level: str = "info"
+    folder: Path, config: Mapping[str, Any] | None = None, *, cli: str = "simulated", log_level: str = "info"
 ) -> Iterator[Broker]:
-    """The same without an event loop, with the simulated CLI, ready when it is yielded."""
-    broker, ports = _spawn(folder, config, "simulated", log_level, None)
+    """The same without an event loop, ready when it is yielded: for a fixture that many tests share."""
+    broker, ports = _spawn(folder, config, cli, log_level, None)
     try:
         eventually_sync(lambda: _opened(broker, ports), START_DEADLINE_S)
         eventually_sync(lambda: broker.get("/readyz")[0] == 200, START_DEADLINE_S)
