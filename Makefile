@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help run test check bench schema real-cli real-cli-contract requirements system
+.PHONY: help run test test-full check bench schema real-cli real-cli-contract requirements system
 .DEFAULT_GOAL := help
 
 LISTEN ?= 127.0.0.1:8765
@@ -16,7 +16,8 @@ TOOLS := chromium:chromium promtool:prometheus ip:iproute2 unshare:util-linux se
 
 help:
 	@echo "make run        the broker with the simulated CLI on http://$(LISTEN)/"
-	@echo "make test       every test, in a network namespace that has only loopback"
+	@echo "make test       the tests, in a network namespace that has only loopback"
+	@echo "make test-full  the same with the larger half: each scene on both versions of the real CLI"
 	@echo "make check      ruff, mypy, import contracts"
 	@echo "make real-cli   install the pinned versions of the real Claude Code CLI into .real-cli/"
 	@echo "make real-cli-contract   write down again which shapes those versions send (tests/conformance/contracts/)"
@@ -35,6 +36,9 @@ check: .venv/.project
 
 test: .venv/.project system
 	@$(MAKE) -s .real-cli/.installed || echo "the real CLI could not be installed: see above"
+	@tests/run -m "not full" $(ARGS)
+
+test-full: .venv/.project system .real-cli/.installed
 	@tests/run $(ARGS)
 
 bench: .venv/.project

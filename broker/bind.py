@@ -34,7 +34,8 @@ class Bind:
     def write(self, process: Process, profile_model: str) -> None:
         """Write the whole burst at once.  Raises ``ProcessError`` when the process is gone."""
         exchange = self._session.exchange
-        spawned = Spawned(profile_model, self._mcp_timeout_s, exchange.policy.mcp_servers)
+        policy = exchange.policy
+        spawned = Spawned(profile_model, self._mcp_timeout_s, policy.mcp_servers, policy.models)
         self._gate.reset()
         self._changes.reset(spawned)
         exchange.handshake.answer = None

@@ -8,7 +8,7 @@ a credential away, but an empty base URL means the public API, so another one is
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
@@ -73,6 +73,8 @@ class Spawned:
     model: str
     mcp_timeout_s: float
     operator_servers: Mapping[str, McpServer]
+    models: Sequence[str] = ()
+    """All that the policy allows; none: any.  The agent may name a model too, when it starts a subagent."""
 
 
 def credential_steps(credentials: Credentials) -> tuple[bytes | None, dict[str, str]]:
@@ -189,6 +191,9 @@ class _Burst:
         told += ["settings"] if bound.rules != NO_RULES or self._is_changed("settings") else []
         if told and self._wants(*PERMISSIONS):
             self._layer.add("permissions", bound.permissions, told, (*options, "rules"))
+        if self._spawned.models and self._changed is None:
+            models = sorted({*self._spawned.models, self._spawned.model})
+            self._layer.add("availableModels", models, ["model"], ())
         if self._has("effort") and self._wants("effort"):
             self._layer.add("effortLevel", bound.effort, ["effort"], ("effort",))
         if self._has("output_style") and self._wants("output_style"):

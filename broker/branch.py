@@ -8,11 +8,11 @@ sockets and pipes are left out.
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from broker.errors import BrokerError
-from broker.session_directory import SessionDirectory
+from broker.session_directory import SessionDirectory, Transcript, opened_folder
 from broker.transcript import open_plain
 from protocol.codes import CloseCode, ErrorCode
 
@@ -53,55 +53,46 @@ class Budget:
         return BrokerError(ErrorCode.BIND_FAILED, message, close=CloseCode.BIND_FAILED)
 
 
-def copy_conversation(parent: SessionDirectory, transcript: Path, child: SessionDirectory, budget: Budget) -> None:
-    """Copy the conversation in ``transcript`` of ``parent`` into ``child``, where ``--resume`` finds it.
+def copy_conversation(transcript: Transcript, child: SessionDirectory, budget: Budget) -> None:
+    """Copy the conversation of ``transcript`` into ``child``, where ``--resume`` finds it.
 
     Raises ``BrokerError`` at the budget's end and ``OSError``; the caller then wipes ``child``.
     """
     # The CLI names the folder after its working directory, which differs in this one part.
-    folder = child.config / "projects" / transcript.parent.name.replace(parent.root.name, child.root.name)
+    parent = transcript.directory
+    folder = child.config / "projects" / transcript.folder.replace(parent.root.name, child.root.name)
     folder.mkdir(mode=0o700, parents=True)
-    _copy_lines(transcript, folder / transcript.name, budget)
-    _copy_folder(transcript.parent, folder, budget, leave_out=(".jsonl",))
-    _copy_folder(parent.work, child.work, budget)
+    with transcript.opened_folder() as source, opened_folder(folder) as target:
+        _copy_lines(source, target, transcript.name, budget)
+        _copy_entries(source, target, (name for name in os.listdir(source) if not name.endswith(".jsonl")), budget)
+    with parent.opened("work") as source, child.opened("work") as target:
+        _copy_entries(source, target, os.listdir(source), budget)
 
 
-def _copy_lines(source: Path, target: Path, budget: Budget) -> None:
-    with open(open_plain(source), "rb") as lines, open(_create(target), "wb") as copied:
+def _copy_lines(from_fd: int, to_fd: int, name: str, budget: Budget) -> None:
+    """The whole lines that stand there now, in pieces: a line may be as long as the file."""
+    with open(open_plain(name, dir_fd=from_fd), "rb") as lines, open(_create(name, dir_fd=to_fd), "wb") as copied:
         left = os.fstat(lines.fileno()).st_size
-        for line in lines:
-            left -= len(line)
-            if left < 0 or not line.endswith(b"\n"):
-                return
-            if COST_STATE in line[:64]:
-                continue
-            budget.spend(len(line))
-            copied.write(line)
+        budget.spend(left)
+        is_at_start, is_left_out, whole = True, False, 0
+        while piece := lines.readline(min(PIECE_BYTES, left)):
+            left -= len(piece)
+            if is_at_start:
+                is_left_out = COST_STATE in piece[:64]
+            is_at_start = piece.endswith(b"\n")
+            if not is_left_out:
+                copied.write(piece)
+                whole = copied.tell() if is_at_start else whole
+        copied.truncate(whole)
 
 
-def _create(path: Path | str, mode: int = 0o600, dir_fd: int | None = None) -> int:
+def _create(path: str, mode: int = 0o600, dir_fd: int | None = None) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=dir_fd)
 
 
-def _copy_folder(source: Path, target: Path, budget: Budget, leave_out: tuple[str, ...] = ()) -> None:
-    """``leave_out``: names with these endings, at the top."""
-    with _folder(source) as from_fd, _folder(target) as to_fd:
-        for name in os.listdir(from_fd):
-            if not name.endswith(leave_out):
-                _copy_entry(from_fd, to_fd, name, budget, 1)
-
-
-class _folder:
-    """A folder's file descriptor for a ``with`` block; a link is no folder."""
-
-    def __init__(self, path: Path | str, dir_fd: int | None = None) -> None:
-        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
-
-    def __enter__(self) -> int:
-        return self._fd
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+def _copy_entries(from_fd: int, to_fd: int, names: Iterable[str], budget: Budget, depth: int = 1) -> None:
+    for name in names:
+        _copy_entry(from_fd, to_fd, name, budget, depth)
 
 
 def _copy_entry(from_fd: int, to_fd: int, name: str, budget: Budget, depth: int) -> None:
@@ -123,11 +114,10 @@ def _copy_entry(from_fd: int, to_fd: int, name: str, budget: Budget, depth: int)
 def _copy_inner(from_fd: int, to_fd: int, name: str, budget: Budget, depth: int) -> None:
     if depth == MAX_DEPTH:
         raise budget.too_deep()
-    with _folder(name, from_fd) as inner:
+    with opened_folder(name, from_fd) as inner:
         os.mkdir(name, 0o700, dir_fd=to_fd)
-        with _folder(name, to_fd) as copied:
-            for each in os.listdir(inner):
-                _copy_entry(inner, copied, each, budget, depth + 1)
+        with opened_folder(name, to_fd) as copied:
+            _copy_entries(inner, copied, os.listdir(inner), budget, depth + 1)
 
 
 def _copy_file(from_fd: int, to_fd: int, name: str, budget: Budget) -> None:

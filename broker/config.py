@@ -115,7 +115,7 @@ class Pool(Struct, frozen=True, forbid_unknown_fields=True):
     ] = "none"
     uid_range: Annotated[
         list[UserId], Meta(min_length=2, max_length=2), _says("First and last id that isolation uid gives to sessions.")
-    ] = field(default_factory=lambda: [20000, 29999])
+    ] = field(default_factory=lambda: [20000, 39999])
     profiles: Annotated[dict[ProfileName, Profile], _says("Without any: one named default.")] = field(
         default_factory=lambda: {"default": Profile()}
     )
@@ -300,9 +300,13 @@ def _processes(config: Config) -> Iterator[ConfigError]:
     pool = config.pool
     may_bypass = pool.isolation == "uid" or os.geteuid() != 0 or config.cli.env.get("IS_SANDBOX") == "1"
     yield from mistakes(pool.profiles, may_bypass=may_bypass)
-    if pool.isolation == "uid" and len(pool.user_ids) < pool.process_limit:
+    needed = config.session.max_sessions + pool.process_limit  # each kept directory has one, and each spare's
+    if pool.isolation == "uid" and len(pool.user_ids) < needed:
         first, last = pool.uid_range
-        yield ConfigError("pool.uid_range", f"found {first} to {last}", f"at least {pool.process_limit} ids, ascending")
+        yield ConfigError(
+            "pool.uid_range", f"found {first} to {last}",
+            f"at least {needed} ids, ascending: session.max_sessions, and as many as processes may run",
+        )  # fmt: skip
     for key in ("warm", "reserve"):
         total = sum(getattr(profile, key) for profile in pool.profiles.values())
         if total > pool.process_limit:

@@ -34,7 +34,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
         Literal["warn", "refuse"], _says("API keys and bearer tokens where the agent's tools can read them.")
     ] = "warn"
     base_urls: Annotated[list[BaseUrl], _says("API base URLs that may be set, exact.")] = []
-    models: Annotated[list[Model], _says("Models that may be asked for, exact; empty: any.")] = []
+    models: Annotated[list[Model], _says("Models that clients and agents may name, exact; empty: any.")] = []
     slash_commands: Annotated[bool, _says("May a message begin with /.")] = False
     permission_modes: Annotated[list[PermissionMode], _says("Permission modes that may be set.")] = field(
         default_factory=lambda: ["default", "plan", "acceptEdits"]

@@ -27,6 +27,9 @@ SHARED_TMP = ("/tmp", "/var/tmp")  # noqa: S108 - covered, not written to
 HIDE = """set -e
 state=$1 own=$2 tmp=$3 proc=$4; shift 4
 cd "$own"
+for each in tmp work; do
+    if [ -L "$each" ]; then echo "$each is a link" >&2; exit 1; fi
+done
 mount -n -t proc -o "nosuid,nodev,noexec$proc" proc /proc
 if [ "$tmp" = own ]; then
     mount -n -c --bind tmp /tmp
@@ -42,7 +45,8 @@ cd "$own/work"
 """
 """In a mount namespace of its own: a /proc without foreign processes, the session's ``tmp`` as /tmp, and of the state
 directory nothing but the session's own folder.  That one is reached through the working directory, which still is what
-the mounts cover."""
+the mounts cover.  An agent that puts a link in the place of its ``tmp`` or ``work`` would choose what is mounted, or
+entered, with more rights than its own: then nothing starts."""
 GO_ON = HIDE + 'exec "$@"\n'
 RUN = HIDE + '"$@"\nexit $?\n'
 """Not ``exec``: the shell stays process 1 of the namespace, reaps what is orphaned there and ends it with the CLI."""

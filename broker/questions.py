@@ -3,6 +3,7 @@
 Synchronous.  Owner: one ``broker.exchange.Exchange``.  A prompt or an elicitation goes to everybody, numbered, and the
 first controller's answer wins.  A hook or a message goes to the client instance that declared it, unnumbered, and to
 nobody else.  Whatever happens the CLI is answered: a tool that a hook guards does not run then.
+Over 300 lines because the four kinds share every way in and out: what is asked, answered, expired and withdrawn.
 """
 
 import time

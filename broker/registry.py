@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import structlog
 
 from broker.auth import Identity
@@ -23,7 +24,7 @@ from broker.pool import Pool
 from broker.reader import Reader
 from broker.session import Session
 from broker.tenure import Tenure
-from broker.transcript import SETTLE_S, read_page
+from broker.transcript import SCAN_THREADS, SETTLE_S, Scans, read_page
 from protocol.codes import CloseCode, ErrorCode, FailureReason
 from protocol.errors import ConnectionRefused
 from protocol.frames import GoAway, SessionRef
@@ -40,6 +41,7 @@ class Entry:
 
     session: Session
     tenure: Tenure
+    scans: Scans
     created_at: float = field(default_factory=time.time)
     touched_at: float = field(default_factory=time.monotonic)
 
@@ -79,6 +81,7 @@ class Registry:
         self._metrics = metrics
         self._entries: dict[tuple[str, str, str], Entry] = {}
         self._forking = 0
+        self._scanning = anyio.CapacityLimiter(SCAN_THREADS)
         self._group: anyio.abc.TaskGroup | None = None
 
     async def run(self) -> None:
@@ -145,7 +148,7 @@ class Registry:
 
     def _start(self, session: Session, base: Again | None) -> Entry:
         assert self._group is not None
-        entry = Entry(session, Tenure(session, self._pool, self._config, base))
+        entry = Entry(session, Tenure(session, self._pool, self._config, base), Scans(self._scanning))
         self._entries[session.key] = entry
         self._metrics.session_moved(None, "open")
         self._group.start_soon(self._run, session.key, entry, name=f"session-{session.key[2]}")
@@ -155,28 +158,45 @@ class Registry:
         """A new conversation that begins with what ``parent`` holds now, in a directory of its own.
 
         It inherits what the parent's processes are told.  A parent that has said nothing yet is branched off from its
-        options alone.  Raises ``BrokerError`` (``bind_failed`` when there is too much to copy, or it cannot be read).
-        A cancel waits for the copy and wipes it.
+        options alone.  Raises ``BrokerError`` (``bind_failed`` when there is too much to copy, or it cannot be read)
+        and ``ConnectionRefused``: 4504 when the parent ended meanwhile, and with it what there was to copy.  A cancel
+        waits for the copy and wipes it.
         """
         self._check_room()
         key = (identity.tenant, subject, str(uuid.uuid4()))
         self._forking += 1
         try:
-            base = await self._branch(parent)
+            base = await self._branch_of_living(parent)
         finally:
             self._forking -= 1
         session = Session(key, identity, self._config, self._metrics)
         session.exchange.inherit(parent.session.exchange)
         return self._start(session, base)
 
+    async def _branch_of_living(self, parent: Entry) -> Again | None:
+        """What ``_branch`` copied, if the parent has outlived it: of one that is being wiped any part may lack."""
+        base, failure = None, None
+        try:
+            base = await self._branch(parent)
+        except BrokerError as error:
+            failure = error
+        directory = parent.tenure.directory
+        is_wiped = directory is not None and not directory.is_kept
+        if is_wiped or self._entries.get(parent.session.key) is not parent:
+            if base is not None:
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(base.directory.wipe)
+            raise ConnectionRefused(CloseCode.UNKNOWN_SESSION)
+        if failure is not None:
+            raise failure
+        return base
+
     async def _branch(self, parent: Entry) -> Again | None:
         """The parent's files, copied; None when there are none."""
-        await read_page(lambda: parent.tenure.transcript, None, 1, settles_until=parent.settles_until)
+        await read_page(parent.scans, lambda: parent.tenure.transcript, None, 1, settles_until=parent.settles_until)
         limits = self._config.session
         try:
-            return await anyio.to_thread.run_sync(
-                self._copy, parent.tenure, Budget(limits.fork_max_mb, limits.fork_max_files)
-            )
+            return await parent.scans.run(self._copy, parent.tenure, Budget(limits.fork_max_mb, limits.fork_max_files))
         except OSError as error:
             log.warning("session.fork_failed", session=parent.session.key[2], error=str(error))
             message = "fork: the conversation's files cannot be copied"
@@ -184,17 +204,17 @@ class Registry:
 
     def _copy(self, parent: Tenure, budget: Budget) -> Again | None:
         """In a thread.  Whatever fails leaves no directory behind."""
-        transcript, directory = parent.transcript, parent.directory
-        if transcript is None or directory is None:
+        transcript = parent.transcript
+        if transcript is None:
             return None
         session_id, child = self._pool.place()
         try:
-            copy_conversation(directory, transcript, child, budget)
+            copy_conversation(transcript, child, budget)
         except BaseException:
             child.wipe()
             raise
         child.is_kept = True
-        return Again(child, session_id, fork_of=transcript.stem)
+        return Again(child, session_id, fork_of=transcript.session_id)
 
     def delete(self, entry: Entry) -> None:
         """End the conversation and wipe it; its id is free at once."""

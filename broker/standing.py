@@ -1,11 +1,11 @@
 """What a conversation has bound, judged again: a process is never given what the policy that holds now forbids.
 
-Pure but for looking at directories.  Callers: ``broker.opening``, before a hello takes up or branches off a conversation
-without a process, and ``broker.tenure``, before each process.  What hello itself asks for is judged in
+Pure but for looking at directories.  Callers: ``broker.opening``, before a hello branches off a conversation or
+takes up one without a process, and ``broker.tenure``, before each process.  What hello itself asks for is judged in
 ``broker.policy``.
 """
 
-from typing import get_args
+from typing import cast, get_args
 
 from msgspec import UNSET
 
@@ -13,8 +13,7 @@ from broker.bound import Bound
 from broker.config_policy import Policy, SpecialOption
 from broker.effects import Effects
 from protocol.codes import CloseCode
-
-_UNUSED = (None, (), [], False)
+from protocol.options import PermissionMode
 
 
 def check_bound(bound: Bound, policy: Policy) -> None:
@@ -33,7 +32,7 @@ def check_bound(bound: Bound, policy: Policy) -> None:
     if bound.spawn.fallback_model is not None:
         judge.model("fallback_model", bound.spawn.fallback_model)
     if bound.permission_mode is not None:
-        judge.mode("permission_mode", bound.permission_mode)
+        judge.mode("permission_mode", cast("PermissionMode", bound.permission_mode))
     if bound.spawn.bypass:  # the mode could be set without asking again
         judge.mode("permission_mode", "bypassPermissions")
     judge.directories("add_dirs", bound.add_dirs or [])
@@ -48,6 +47,5 @@ def check_bound(bound: Bound, policy: Policy) -> None:
 
 def _special(bound: Bound, name: str) -> bool:
     """Whether an option that has to be allowed by name is in use."""
-    where = bound if name in ("add_dirs", "betas") else bound.spawn
-    value = getattr(where, name)
-    return value not in _UNUSED or (name in ("tools", "debug") and value is not None)
+    value = getattr(bound if name in ("add_dirs", "betas") else bound.spawn, name)
+    return value is not None if name in ("tools", "debug") else bool(value)

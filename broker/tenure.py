@@ -8,7 +8,6 @@ Over 300 lines because the life of a session is one loop, whose waits and ends h
 import time
 import uuid
 from functools import partial
-from pathlib import Path
 
 import anyio
 import structlog
@@ -24,7 +23,7 @@ from broker.lobby import Lobby, told
 from broker.pool import Pool
 from broker.reader import Reader
 from broker.session import Session
-from broker.session_directory import SessionDirectory
+from broker.session_directory import SessionDirectory, Transcript
 from protocol.codes import CloseCode, ErrorCode, FailureReason
 from protocol.controls import Control, Interrupt
 from protocol.errors import ClientError
@@ -78,7 +77,7 @@ class Tenure:
         return self.session.process is None and not (self.is_draining or self._ends or self.is_deleted)
 
     @property
-    def transcript(self) -> Path | None:
+    def transcript(self) -> Transcript | None:
         """The CLI's file of the conversation, None while there is none.  Blocks for a look at a folder."""
         again = self._again or self._base
         if again is None:

@@ -8,11 +8,13 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import TypeVar, TypeVarTuple, Unpack
 
 import anyio
+import anyio.to_thread
 
 from broker.history import Page, page
+from broker.session_directory import Transcript
 from protocol.lines import MAX_LINE_BYTES
 
 CHUNK_BYTES = 262144
@@ -22,11 +24,37 @@ SETTLE_S = 1.0
 """How long after a turn's end its answer may be missing, or the whole file: 2.1.197 writes 60-80 ms behind the
 ``result``, the first time up to 300 ms."""
 LOOK_AGAIN_S = 0.03
+SCAN_THREADS = 2
+"""How many transcripts are read, or conversations copied, at a time, in all; wiping and everything else that takes a
+thread never waits for them."""
+Given = TypeVarTuple("Given")
+Found = TypeVar("Found")
 NOTHING = Page([], more=False, found=True, is_answered=False)
 
 
+class Scans:
+    """What reads one conversation's files: one at a time, in a thread that ``limiter`` grants.
+
+    Owner: the conversation's ``broker.registry.Entry``; the limiter is the broker's, of ``SCAN_THREADS``.
+    """
+
+    def __init__(self, limiter: anyio.CapacityLimiter) -> None:
+        self._limiter = limiter
+        self._turn = anyio.Lock()
+
+    async def run(self, look: Callable[[Unpack[Given]], Found], *given: *Given) -> Found:
+        """What ``look`` returns.  A cancel gives up the place in the queue, or waits for the look that runs."""
+        async with self._turn:
+            return await anyio.to_thread.run_sync(look, *given, limiter=self._limiter)
+
+
 async def read_page(
-    find: Callable[[], Path | None], before: str | None, limit: int, *, settles_until: float = 0.0
+    scans: Scans,
+    find: Callable[[], Transcript | None],
+    before: str | None,
+    limit: int,
+    *,
+    settles_until: float = 0.0,
 ) -> Page:
     """One page of the transcript that ``find`` finds (None: there is none); see ``broker.history.page``.
 
@@ -34,18 +62,19 @@ async def read_page(
     Bounded by ``SCAN_BYTES`` and that moment.  A cancel waits for the read that runs and loses its result.
     """
     while True:
-        found = await anyio.to_thread.run_sync(_read, find, before, limit)
+        found = await scans.run(_read, find, before, limit)
         if found.is_answered or time.monotonic() >= settles_until:
             return found
         await anyio.sleep(LOOK_AGAIN_S)
 
 
-def _read(find: Callable[[], Path | None], before: str | None, limit: int) -> Page:
-    path = find()
-    if path is None:
+def _read(find: Callable[[], Transcript | None], before: str | None, limit: int) -> Page:
+    transcript = find()
+    if transcript is None:
         return NOTHING
     try:
-        fd = open_plain(path)
+        with transcript.opened_folder() as folder:
+            fd = open_plain(transcript.name, dir_fd=folder)
     except OSError:  # gone, or no plain file any more
         return NOTHING
     try:
@@ -54,12 +83,12 @@ def _read(find: Callable[[], Path | None], before: str | None, limit: int) -> Pa
         os.close(fd)
 
 
-def open_plain(path: Path | str, *, dir_fd: int | None = None) -> int:
+def open_plain(path: str, *, dir_fd: int | None = None) -> int:
     """Open a regular file for reading, never what a link points to, never waiting for a pipe.  Raises ``OSError``."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(errno.ENOENT, "not a regular file", str(path))
+        raise OSError(errno.ENOENT, "not a regular file", path)
     return fd
 
 

@@ -21,7 +21,7 @@ def test_every_arrival_gives_every_figure(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (subject,) = json.loads(file.read_text())["subjects"]
     assert {name: series["n"] for name, series in subject["series"].items()} == {
-        "welcome": 2, "bound": 2, "ready": 2, "bare_bound": 2
+        "welcome": 2, "bound": 2, "connect": 2, "ready": 2, "bare_bound": 2
     }  # fmt: skip
     assert "bound_p50 <= 150 ms" in done.stdout
     assert "mcp_servers" in subject["facts"]["options"]

@@ -355,3 +355,11 @@ def test_what_goes_back_to_nothing_is_told_as_nothing() -> None:
         ),
         ("max_thinking_tokens", {"subtype": "set_max_thinking_tokens", "max_thinking_tokens": None}),
     ]
+
+
+def test_the_models_of_the_policy_bind_the_agent_too() -> None:
+    """The CLI is told them once, with the profile's own: a subagent on another model runs on the session's."""
+    spawned = Spawned("sonnet", 5.0, {}, ["haiku"])
+    told = [request for _, request in requests(burst(Bound(), spawned)) if request["subtype"] == "apply_flag_settings"]
+    assert [request["settings"] for request in told] == [{"availableModels": ["haiku", "sonnet"]}]
+    assert "availableModels" not in str(requests(burst(Bound(), SPAWNED)))

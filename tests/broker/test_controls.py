@@ -4,8 +4,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from broker.controls import DEADLINE_S, KEPT_S, MAX_IN_FLIGHT, MAX_KEPT, Asked, Controls
-from protocol.controls import McpReconnect, McpStatus, McpToggle, SetModel
+from broker.controls import DEADLINE_S, KEPT_S, MAX_IN_FLIGHT, MAX_KEPT, MAX_KEPT_BYTES, Asked, Controls
+from protocol.controls import Initialize, McpReconnect, McpStatus, McpToggle, SetModel
 
 ASKER = object()
 
@@ -145,3 +145,36 @@ def test_what_keeps_the_cli_busy_is_seen() -> None:
     assert controls.is_any_of(McpReconnect, McpToggle)
     answer(controls, asked[0])
     assert not controls.is_any_of(McpReconnect, McpToggle)
+
+
+def test_nothing_of_a_request_is_kept_but_its_reply() -> None:
+    """What was asked may be secret and large; replies are bounded in time and bytes, the latest apart."""
+    controls = Controls()
+    cli_id, asked = ask(controls, "c1")
+    assert answer(controls, cli_id) is asked
+    controls.replied(asked, b"x" * (MAX_KEPT_BYTES // 2), 1.0)
+    assert (asked.control, asked.asker) == (None, None)
+    controls.settled("tab", "c2", b"x" * (MAX_KEPT_BYTES // 2), 2.0)
+    assert controls.repeat("tab", "c1", 3.0) is asked
+    controls.settled("tab", "c3", b"x", 3.0)
+    assert controls.repeat("tab", "c1", 3.0) is None, "the oldest goes first"
+    assert controls.repeat("tab", "c2", 3.0) is not None
+    controls.settled("tab", "c4", b"x" * 2 * MAX_KEPT_BYTES, 4.0)
+    assert controls.repeat("tab", "c3", 4.0) is None
+    assert controls.repeat("tab", "c4", 4.0) is not None, "nothing runs twice"
+    assert controls.expired(4.1 + KEPT_S) == []
+    assert controls.repeat("tab", "c4", 4.0) is None, "forgotten, not only hidden"
+
+
+def test_an_initialize_is_late_once_and_stays_in_flight() -> None:
+    """The CLI takes it once: its answer counts whenever it comes."""
+    controls = Controls()
+    found = controls.ask(ASKER, "tab", "c1", Initialize(), 0.0)
+    assert found is not None
+    cli_id, asked = found
+    assert controls.expired(DEADLINE_S) == [asked]
+    assert controls.expired(10 * DEADLINE_S) == []
+    assert controls.next_deadline is None
+    controls.replied(asked, b"{}", DEADLINE_S)
+    assert isinstance(asked.control, Initialize)
+    assert controls.answered(cli_id) is asked

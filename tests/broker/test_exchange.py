@@ -1,5 +1,6 @@
 """Control requests of clients: judged, asked, answered once, remembered, told to everybody."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from msgspec import Raw
 from broker.bound import Bound
 from broker.config import Config
 from broker.config_policy import Policy
-from broker.controls import MAX_IN_FLIGHT
+from broker.controls import DEADLINE_S, MAX_IN_FLIGHT
 from broker.exchange import CONTEXT_USAGE_EVERY_S, Exchange
 from protocol.cli import Answer
 from protocol.codes import ErrorCode
@@ -319,3 +320,123 @@ def test_other_requests_do_not_wait_for_it() -> None:
     stage.control(SetModel("opus"))
     stage.answer({})
     assert stage.session.told() == [{"type": "broker.state", "model": "opus"}]
+
+
+# -- what the CLI never took -----------------------------------------------------------------------------------------
+
+NEW_CLI = {"hook_on_failure_supported": True}
+AFTER = Initialize({"PostToolUse": [HookMatcher(["after"])]})
+GUARD = Initialize({"PreToolUse": [HookMatcher(["guard"])]})
+
+
+def with_hooks() -> Stage:
+    """A session whose client has initialized it."""
+    stage = client_stage()
+    stage.control(AFTER)
+    stage.answer(NEW_CLI)
+    return stage
+
+
+def test_a_guard_that_dies_with_the_process_is_not_in_force() -> None:
+    """Its client may not hear from the next process that it is: it is asked for again, and told to the CLI."""
+    stage = with_hooks()
+    stage.control(GUARD, "c2")
+    stage.exchange.process_gone()
+    assert stage.reply["error"] == "cli_exited"
+    declared = stage.exchange.declared
+    assert declared.hook_timeout_s("PostToolUse", "after") == 60
+    assert declared.hook_timeout_s("PreToolUse", "guard") is None
+    stage.exchange.handshake.answered(Raw(msgspec.json.encode(NEW_CLI)))  # the next process was told what is bound
+    stage.control(GUARD, "c3")
+    assert list(stage.session.lines[-1]["request"]["hooks"]) == ["PreToolUse"]
+    stage.answer(NEW_CLI)
+    assert declared.hook_timeout_s("PreToolUse", "guard") == 60
+    assert list(stage.exchange.bound.hooks) == ["PreToolUse"]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_initialize_that_takes_long_is_answered_late(is_first: bool) -> None:
+    """Its client hears of the timeout, once; what the CLI says in the end counts, and nothing is stuck."""
+    stage = client_stage() if is_first else with_hooks()
+    stage.control(GUARD, "slow")
+    stage.exchange.tick(time.monotonic() + DEADLINE_S + 1)
+    assert (stage.reply["request_id"], stage.reply["error"]) == ("slow", "timeout")
+    assert stage.exchange.wake_times() == []
+    stage.control(GUARD, "c3")
+    assert "ask again" in stage.reply["error"]
+    stage.control(AFTER if is_first else HOOKS, "c4")
+    assert stage.reply["subtype"] == "error"
+    sent = len(stage.reader.sent)
+    [slow] = [line for line in stage.session.lines if "guard" in str(line)]
+    frame = {"subtype": "success", "request_id": slow["request_id"], "response": NEW_CLI}
+    stage.exchange.on_answer(msgspec.json.encode({"type": "control_response", "response": frame}))
+    assert len(stage.reader.sent) == sent
+    assert list(stage.exchange.bound.hooks) == ["PreToolUse"]
+    stage.control(GUARD, "c5")
+    assert stage.reply["subtype"] == "success"
+
+
+def test_servers_that_are_refused_stay_whose_they_were() -> None:
+    """Refused by the broker, by the CLI, or lost with the process; and only what is in force is remembered."""
+    stage = Stage()
+    other = FakeReader("other")
+    stage.session.readers.append(other)
+
+    def owner() -> str | None:
+        found = stage.exchange.declared.owner_of("own")
+        return None if found is None else found.instance
+
+    def settle(error: str | None = None) -> None:
+        _, on_done = stage.changes.pop()
+        if error is not None:
+            stage.exchange.bound.mcp_servers = {"own": McpSdk()}
+        on_done(Answer("", error, Raw(b"{}")))
+
+    stage.control(McpSetServers({"own": McpSdk()}), "a1")
+    settle()
+    for number in range(MAX_IN_FLIGHT):
+        stage.control(GetSettings(), f"g{number}")
+    with pytest.raises(ClientError):
+        stage.control(McpSetServers({"own": McpSdk()}), "b1", other)
+    assert owner() == "tab"
+    stage.exchange.process_gone()
+    stage.control(McpSetServers({"own": McpSdk(), "more": McpSdk()}), "b2", other)
+    assert owner() == "other"
+    settle("no")
+    assert owner() == "tab"
+    assert stage.exchange.declared.owner_of("more") is None
+    stage.exchange.policy = Policy(mcp_stdio=True)
+    stage.control(McpSetServers({"own": McpStdio("/usr/bin/own")}), "b3", other)
+    assert owner() is None
+    stage.exchange.bound.mcp_servers = {"own": McpSdk()}
+    stage.exchange.process_gone()
+    assert owner() == "tab"
+    stage.changes.clear()
+    stage.control(McpSetServers({"next": McpSdk()}), "a2")
+    settle()
+    assert owner() is None
+
+
+def test_the_turn_at_context_usage_is_not_spent_on_a_refusal() -> None:
+    """Neither without a process nor with too many requests in flight."""
+    stage = Stage()
+    stage.session.has_process = False
+    stage.control(GetContextUsage())
+    assert stage.reply["error"] == "cli_exited"
+    stage.session.has_process = True
+    for number in range(MAX_IN_FLIGHT):
+        stage.control(GetSettings(), f"g{number}")
+    assert "in flight" in stage.refusal(GetContextUsage()).message
+    stage.answer({})
+    stage.control(GetContextUsage(), "c2")
+    assert stage.session.lines[-1]["request"] == {"subtype": "get_context_usage"}
+
+
+def test_an_observer_of_the_same_instance_gets_no_reply() -> None:
+    """It may read what everybody reads."""
+    stage = Stage()
+    stage.control(GetSettings())
+    stage.session.readers.append(observer := FakeReader("tab", is_controller=False))
+    stage.answer({})
+    assert stage.reply["subtype"] == "success"
+    assert observer.sent == []

@@ -89,3 +89,12 @@ def test_a_hook_that_guards_a_tool_must_not_be_asked_to_fail_open(is_clients: bo
     assert "never fails open" in refusal(Handshake(), open_guard, OWNER, is_clients=is_clients)
     elsewhere = Initialize({"Stop": [HookMatcher(["h1"], onFailure="continue")]})
     assert Handshake().judge(elsewhere, OWNER, is_clients=True) == "first"
+
+
+def test_one_at_a_time() -> None:
+    """While other hooks are asked for, no third set is: a refusal would not know what held before."""
+    handshake = owned()
+    handshake.asked(MORE_HOOKS, OWNER)
+    assert "ask again" in refusal(handshake, PLAIN, OWNER)
+    handshake.refused()
+    assert handshake.judge(PLAIN, OWNER, is_clients=True) == "hooks"

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from broker.config import Pool
 from broker.errors import ConfigError, ProcessError
-from broker.isolation import Isolation, choose
+from broker.isolation import GO_ON, Isolation, choose
 from broker.user_ids import UserIds
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -78,6 +79,24 @@ def test_the_change_of_user_comes_last_and_sets_pdeathsig_again(tmp_path: Path) 
     assert words[-8:] == (
         "setpriv", "--pdeathsig", "KILL", "--reuid=700", "--regid=700", "--clear-groups", "--no-new-privs", "--"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["tmp", "work"])
+def test_a_link_in_the_place_of_a_folder_is_not_mounted(tmp_path: Path, name: str) -> None:
+    """What a link leads to would be mounted, or entered, with the rights of the wrapper: it gives up before."""
+    root = tmp_path / "s"
+    root.mkdir()
+    for folder in ("tmp", "work"):
+        (root / folder).mkdir()
+    (root / name).rmdir()
+    (root / name).symlink_to(tmp_path)
+    mount = tmp_path / "mount"
+    mount.write_text("#!/bin/sh\nexit 3\n")  # were the check lost, this test must not mount over the machine's /tmp
+    mount.chmod(0o755)
+    words = ("/bin/sh", "-c", GO_ON, "sh", str(tmp_path), str(root), "own", "", "true")
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(words, env=path, capture_output=True, text=True, check=False, timeout=10)
+    assert (done.returncode, done.stderr) == (1, f"{name} is a link\n")
 
 
 @ROOT_ONLY

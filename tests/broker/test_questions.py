@@ -396,3 +396,47 @@ def test_an_unanswered_question_of_a_person_is_denied() -> None:
         {"behavior": "deny", "message": NOBODY}, {"action": "cancel"}
     ]  # fmt: skip
     assert [frame["outcome"] for frame in stage.session.told()[-2:]] == ["expired", "expired"]
+
+
+def test_a_server_has_one_deadline_to_introduce_itself() -> None:
+    """However often the CLI begins again; everybody is told its name once, and later it is asked anew."""
+    stage = Stage()
+    stage.message("r1", method="initialize", id=0)
+    stage.message("r2", method="initialize", id=0)
+    stage.questions.tick(time.monotonic() + HANDSHAKE_S + 0.1)
+    found = {answer["request_id"]: answer for answer in stage.session.answers()}
+    assert (
+        found["r1"]["response"]
+        == found["r2"]["response"]
+        == {"mcp_response": {"jsonrpc": "2.0", "id": 0, "error": AWAY_ERROR}}
+    )
+    [told] = stage.session.told()
+    assert list(told["mcp_errors"]) == ["own"]
+    assert f"pool.mcp_bind_timeout_s = {HANDSHAKE_S:g}" in told["mcp_errors"]["own"]
+    sent = len(stage.owner.sent)
+    stage.message("r3", method="initialize", id=0)
+    assert [answer["request_id"] for answer in stage.session.answers()] == ["r3"]
+    assert len(stage.owner.sent) == sent
+    assert stage.session.told() == []
+    stage.questions.withdraw(with_turn_only=False)
+    stage.message("r4", method="initialize", id=0)
+    assert stage.owner.sent[-1]["request_id"] == "r4"
+
+
+def test_a_tool_that_takes_too_long_is_no_silent_server() -> None:
+    """Its caller hears of it; nobody else."""
+    stage = Stage()
+    stage.message("r1", id=0)
+    stage.questions.tick(time.monotonic() + PERSON_S + 1)
+    assert len(stage.session.answers()) == 1
+    assert stage.session.told() == []
+
+
+@pytest.mark.parametrize("wish", ["ask", "deny"])
+def test_a_hook_that_contradicts_itself_blocks(wish: str) -> None:
+    """The CLI might follow the other part."""
+    stage = Stage()
+    stage.hook()
+    output = {"hookEventName": "PreToolUse", "permissionDecision": wish}
+    stage.answer("r1", {"decision": "approve", "hookSpecificOutput": output})
+    assert is_denied(stage.session.answers()[0])

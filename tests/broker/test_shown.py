@@ -79,3 +79,10 @@ def test_the_answer_to_initialize() -> None:
     assert shown_initialize(raw(answer), is_own_account=True) == {"commands": [], "account": answer["account"]}
     operators = shown_initialize(raw(answer), is_own_account=False)
     assert operators == {"commands": [], "account": {"tokenSource": "ANTHROPIC_API_KEY"}}
+
+
+@pytest.mark.parametrize("value", [None, 5, "x", {}])
+def test_a_list_that_is_none_is_empty(value: object) -> None:
+    """Nothing that the CLI says ends the reading of its lines."""
+    assert shown(McpStatus(), raw({"mcpServers": value})) == {"mcpServers": []}
+    assert shown(GetSettings(), raw({"sources": value}))["sources"] == []

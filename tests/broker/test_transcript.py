@@ -2,23 +2,27 @@
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from broker import transcript
-from broker.transcript import lines_from_end, open_plain, read_page
+from broker.session_directory import SessionDirectory, Transcript
+from broker.transcript import SCAN_THREADS, Scans, lines_from_end, open_plain, read_page
+from tests.waiting import eventually
 
 LINES = st.lists(st.binary(max_size=12).map(lambda text: text.replace(b"\n", b"")), max_size=12)
 
 
 def from_end(path: Path, scan: int = 1 << 20, longest: int = 1 << 20, chunk: int = 5) -> list[bytes]:
     """The lines of ``path``, newest first."""
-    fd = open_plain(path)
+    fd = open_plain(str(path))
     try:
         return list(lines_from_end(fd, scan, longest, chunk))
     finally:
@@ -72,7 +76,7 @@ def test_a_link_and_a_pipe_are_no_transcript(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for name in ("link", "pipe", "folder", "nothing"):
         with pytest.raises(OSError, match=r".*"):
-            open_plain(tmp_path / name)
+            open_plain(str(tmp_path / name))
 
 
 def user(uuid: str) -> bytes:
@@ -80,40 +84,105 @@ def user(uuid: str) -> bytes:
     return json.dumps({"type": "user", "uuid": uuid, "message": {"role": "user", "content": "a"}}).encode() + b"\n"
 
 
+def place(tmp_path: Path) -> tuple[Transcript, Path]:
+    """A transcript that the broker has found, and its file, with nothing in it."""
+    directory = SessionDirectory(tmp_path / "session")
+    folder = directory.config / "projects" / "-work"
+    folder.mkdir(parents=True)
+    found = Transcript(directory, "-work", "id")
+    return found, folder / found.name
+
+
+def scans(threads: int = SCAN_THREADS) -> Scans:
+    """A conversation's own, of a broker's whole."""
+    return Scans(anyio.CapacityLimiter(threads))
+
+
 async def test_without_a_transcript_the_page_is_empty(tmp_path: Path) -> None:
     """No file yet, or no longer: nothing was said, nothing more is there, whatever ``before`` names."""
-    places: list[Callable[[], Path | None]] = [lambda: None, lambda: tmp_path / "gone"]
+    gone, _ = place(tmp_path)
+    places: list[Callable[[], Transcript | None]] = [lambda: None, lambda: gone]
     for find in places:
-        found = await read_page(find, "u-1", 10)
+        found = await read_page(scans(), find, "u-1", 10)
         assert (found.frames, found.more, found.found) == ([], False, True)
 
 
 async def test_an_answer_that_is_still_to_be_written_is_waited_for(tmp_path: Path) -> None:
     """Until the moment given the file is looked at again; then the page goes out as it is."""
-    path = tmp_path / "t.jsonl"
+    there, path = place(tmp_path)
     path.write_bytes(user("u-1"))
     before = time.monotonic()
-    assert len((await read_page(lambda: path, None, 10, settles_until=before + 0.2)).frames) == 1
+    assert len((await read_page(scans(), lambda: there, None, 10, settles_until=before + 0.2)).frames) == 1
     assert time.monotonic() >= before + 0.2
     path.write_bytes(user("u-1") + user("u-2").replace(b'"user"', b'"assistant"', 1))
     before = time.monotonic()
-    assert len((await read_page(lambda: path, None, 10, settles_until=before + 30)).frames) == 2
+    assert len((await read_page(scans(), lambda: there, None, 10, settles_until=before + 30)).frames) == 2
     assert time.monotonic() < before + 10
 
 
 async def test_a_torn_last_line_is_tolerated(tmp_path: Path) -> None:
     """A kill in the middle of a write costs that line and no other."""
-    path = tmp_path / "t.jsonl"
+    there, path = place(tmp_path)
     path.write_bytes(user("u-1") + user("u-2") + user("u-3")[:40])
-    found = await read_page(lambda: path, None, 10)
+    found = await read_page(scans(), lambda: there, None, 10)
     assert [json.loads(frame)["uuid"] for frame in found.frames] == ["u-1", "u-2"]
+
+
+async def test_a_link_that_comes_after_the_look_is_not_read(tmp_path: Path) -> None:
+    """An agent that exchanges a folder between the look and the reading shows nothing from elsewhere."""
+    found, path = place(tmp_path)
+    path.write_bytes(user("u-1"))
+    projects = found.directory.config / "projects"
+
+    def find() -> Transcript:
+        projects.rename(tmp_path / "elsewhere")
+        projects.symlink_to(tmp_path / "elsewhere")
+        return found
+
+    assert (await read_page(scans(), find, None, 10)).frames == []
+
+
+class Looks:
+    """Looks of several conversations that stay until they are let go."""
+
+    def __init__(self) -> None:
+        self.running: list[str] = []
+        self.most = 0
+        self.go = threading.Event()
+        self._lock = threading.Lock()
+
+    def look(self, name: str) -> None:
+        """In a thread."""
+        with self._lock:
+            self.running.append(name)
+            self.most = max(self.most, len(self.running))
+        assert self.go.wait(20)
+        with self._lock:
+            self.running.remove(name)
+
+
+async def test_a_conversation_is_read_by_one_at_a_time_and_all_of_them_by_few() -> None:
+    """However many ask: two threads in all, one of a conversation, and other work has threads of its own."""
+    limiter, looks = anyio.CapacityLimiter(SCAN_THREADS), Looks()
+    one, other, third = Scans(limiter), Scans(limiter), Scans(limiter)
+    async with anyio.create_task_group() as group:
+        for _ in range(50):
+            group.start_soon(one.run, looks.look, "one")
+        await eventually(lambda: looks.running == ["one"])
+        group.start_soon(other.run, looks.look, "other")
+        await eventually(lambda: looks.running == ["one", "other"])
+        group.start_soon(third.run, looks.look, "third")
+        await eventually(lambda: limiter.statistics().tasks_waiting == 1)
+        assert await anyio.to_thread.run_sync(lambda: list(looks.running)) == ["one", "other"]
+        looks.go.set()
+    assert (looks.running, looks.most) == ([], SCAN_THREADS)
 
 
 def test_a_long_conversation_is_read_from_its_end_in_a_moment(tmp_path: Path) -> None:
     """The newest page of 20,000 lines costs a step or two, not the file."""
     path = tmp_path / "t.jsonl"
     path.write_bytes(b"".join(user(f"u-{number}") for number in range(20_000)))
-    fd = open_plain(path)
+    fd = open_plain(str(path))
     try:
         lines = lines_from_end(fd)
         newest = [next(lines) for _ in range(51)]

@@ -136,3 +136,12 @@ def test_the_sum_is_what_was_spent(events: list[tuple[str, float]], is_new: bool
             unsaid = 0.0
         assert usage.total.cost_usd == pytest.approx(spent, abs=1e-6)
     assert usage.total.turns == sum(event == "turn" for event, _ in events)
+
+
+def test_a_count_that_is_null_is_none_of_the_others_business() -> None:
+    """The rest of the turn is counted all the same, tokens and dollars."""
+    usage = Usage()
+    tokens = Raw(b'{"input_tokens":100,"output_tokens":50,"cache_read_input_tokens":null}')
+    by_model = Raw(b'{"one":{"costUSD":null},"two":{"costUSD":0.5}}')
+    assert usage.add(Result(total_cost_usd=0.5, usage=tokens, model_usage_since_last_result=by_model)) == 0.5
+    assert usage.total == SessionTotals(turns=1, input_tokens=100, output_tokens=50, cost_usd=0.5)

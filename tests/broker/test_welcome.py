@@ -7,13 +7,16 @@ from broker.config import Turn as TurnConfig
 from broker.config_policy import Policy
 from broker.message_ids import digest
 from broker.metrics import Metrics
+from broker.reader import Owner
 from broker.replay import Resume
 from broker.session import Session
 from broker.turn import Turn
 from broker.welcome import welcome
 from protocol.codec import encode_server
 from protocol.codes import LostReason, MissReason, Start
-from protocol.frames import CliInfo, Hello, Limits, Lost, Replay, SessionRef, TurnInfo, Welcome
+from protocol.controls import HookMatcher
+from protocol.frames import ClientInfo, CliInfo, Hello, Limits, Lost, Replay, SessionRef, TurnInfo, Welcome
+from tests.broker import outlets
 
 CONFIG = Config(turn=TurnConfig(queue=7), replay=ReplayConfig(frames=5, bytes=4096, seconds=60))
 
@@ -93,3 +96,20 @@ def test_it_is_told_for_the_position_that_was_decided() -> None:
         ready_ms=0.0, ignored=[], cli=("2.1.197", False), config=CONFIG,
     )  # fmt: skip
     assert (found.replay, found.start, found.cli) == (Replay(2, 4), Start.ATTACHED, CliInfo("2.1.197", False, "0b4e"))
+
+
+def test_an_observer_is_shown_no_questions_of_an_owner() -> None:
+    """Even one that says it is the owner's instance: a hook's payload is for who may answer it."""
+    made = session()
+    reader = outlets.FakeReader("tab")
+    made.readers.append(reader)
+    made.exchange.declared.take_hooks(Owner.of(reader), {"PreToolUse": [HookMatcher(["h"])]})
+    hook = {"callback_id": "h", "input": {"hook_event_name": "PreToolUse"}}
+    made.on_lines([outlets.asked("r1", "hook_callback", **hook)])
+    client = ClientInfo(instance="tab")
+    for hello, shown in ((Hello(client=client), 1), (Hello(client=client, role="observer"), 0)):
+        found = welcome(
+            made, hello, Resume(0, None), start=Start.ATTACHED, miss_reason=None, ready_ms=0.0, ignored=[],
+            cli=("2.1.329", True), config=CONFIG,
+        )  # fmt: skip
+        assert len(found.pending) == shown, hello.role

@@ -111,7 +111,8 @@ async def apart(
         ledger.chmod(0o666)
         pool = {"isolation": mode, "uid_range": [FIRST_ID, FIRST_ID + 99], "profiles": {"default": {"warm": warm}}}
         given = dict(config or {})
-        whole = {**given, "pool": {**pool, **given.pop("pool", {})}}
+        session = {"max_sessions": 50, **given.pop("session", {})}  # each has an id of its own
+        whole = {**given, "pool": {**pool, **given.pop("pool", {})}, "session": session}
         if mode == "userns":
             os.chown(folder, BROKER_USER, BROKER_USER)
             os.chown(ledger, BROKER_USER, BROKER_USER)

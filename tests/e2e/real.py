@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from simulator.messages_api import MessagesApi
 from tests.kit.broker import Broker, running_broker, started_broker
 from tests.oracle import Oracle
@@ -17,6 +19,8 @@ from tests.real_cli import require
 from tests.waiting import eventually_sync
 
 VERSIONS = ("2.1.197", "2.1.329")
+EITHER = (pytest.param("2.1.197", marks=pytest.mark.full), "2.1.329")
+"""Both in `make test-full`; the newer one in `make test`, which has ten minutes."""
 API_START_S = 20.0
 
 

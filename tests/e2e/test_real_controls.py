@@ -11,7 +11,7 @@ from simulator.messages_api import MessagesApi
 from tests.e2e import control_scenes as scenes
 from tests.e2e.hook_scenes import LONG_S
 from tests.e2e.processes import killed
-from tests.e2e.real import VERSIONS, options, posts, real_broker, started_real_broker
+from tests.e2e.real import EITHER, VERSIONS, options, posts, real_broker, started_real_broker
 from tests.kit.broker import Broker
 from tests.kit.client import Client, connected
 from tests.oracle import Oracle
@@ -64,7 +64,7 @@ def _paid(api: MessagesApi, text: str) -> set[tuple[str, str]]:
     return {(r["credential_kind"], r["credential"]) for r in mine}
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_credentials_are_rotated_between_two_turns(version: str, folder: Path) -> None:
     """Every kind after every other, and another address and back: the next request has the new one and nothing of the
     old; the process that is started after a crash has it too."""
@@ -105,7 +105,7 @@ async def test_credentials_are_rotated_between_two_turns(version: str, folder: P
         assert len(posts(second)) == 1
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_credentials_are_rotated_in_mid_turn(version: str, folder: Path) -> None:
     """The next request of the same turn is paid with the new one, and the turn is not taken for a mistake."""
     async with staged(folder, version) as (broker, api):
@@ -121,7 +121,7 @@ async def test_credentials_are_rotated_in_mid_turn(version: str, folder: Path) -
         assert paid == [("oauth", "oauth-1"), ("api_key", "key-2"), ("api_key", "key-2")]
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_late_options_are_in_the_request(version: str, folder: Path) -> None:
     """Effort, output style, schema, agents and betas of hello, and another effort from the next turn on."""
     late = options(

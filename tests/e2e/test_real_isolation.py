@@ -11,7 +11,7 @@ import pytest
 
 from simulator.messages_api import MessagesApi
 from tests.e2e.apart import CANARY, LOOK, MEMORY, apart, bash, folder_of
-from tests.e2e.real import VERSIONS, posts
+from tests.e2e.real import EITHER, VERSIONS, posts
 from tests.e2e.test_canaries import Canaries
 from tests.kit.broker import Broker
 from tests.kit.client import connected
@@ -24,7 +24,13 @@ pytestmark = [pytest.mark.real_cli, pytest.mark.slow, pytest.mark.timeout(240)]
 CLOSED_PORT = "http://127.0.0.1:9/"
 KINDS = ("oauth_token", "api_key", "auth_token")
 
-PAIRS = [("none", VERSIONS[0]), ("none", VERSIONS[1]), ("uid", VERSIONS[0]), ("userns", VERSIONS[1])]
+FULL = pytest.mark.full
+PAIRS = [
+    pytest.param("none", VERSIONS[0], marks=FULL),
+    ("none", VERSIONS[1]),
+    ("uid", VERSIONS[0]),
+    pytest.param("userns", VERSIONS[1], marks=FULL),
+]
 """Every mode and every version, and both versions where nothing but the scrub protects."""
 
 
@@ -82,7 +88,7 @@ async def test_no_tool_sees_a_credential(mode: str, version: str, oracle: Oracle
             assert CANARY.findall(bodies) == []
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_without_the_scrub_keys_are_seen_and_an_oauth_token_is_not_handed_out(
     version: str, oracle: Oracle
 ) -> None:

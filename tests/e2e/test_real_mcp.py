@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 from simulator.messages_api import MessagesApi
 from tests.e2e import mcp_scenes as scenes
 from tests.e2e.hook_scenes import LONG_S, tool_results
-from tests.e2e.real import VERSIONS, options, posts, real_broker, started_real_broker
+from tests.e2e.real import EITHER, VERSIONS, options, posts, real_broker, started_real_broker
 from tests.kit.broker import Broker
 from tests.kit.client import connected
 from tests.kit.host import Host
@@ -68,7 +68,7 @@ async def test_on_the_real_cli(scene: scenes.Scene, stage: tuple[Broker, scenes.
     await scene(stage[0], options("good"), stage[1])
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_no_request_of_another_tenant_knows_the_server(version: str, folder: Path) -> None:
     """Its tools stand in the requests of the tenant that brought it, and in no other."""
     with scenes.places(folder) as at:
@@ -83,7 +83,7 @@ async def test_no_request_of_another_tenant_knows_the_server(version: str, folde
             assert calls == {"a": True, "b": False}
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_a_program_is_started_only_where_the_policy_lets_it(version: str, folder: Path) -> None:
     """By default a tenant may name no program of this machine; where it may, the CLI talks to it."""
     own = options("good", mcp_servers={"acme": STDIO}, allowed_tools=["mcp__acme"])
@@ -99,7 +99,7 @@ async def test_a_program_is_started_only_where_the_policy_lets_it(version: str, 
             assert await scenes.status(client) in ({"acme": "connected"}, {"acme": "failed"})
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_the_operators_server_is_there_for_everybody(version: str, folder: Path) -> None:
     """No tenant asked for it, none can take it away, switch it off or put its own in its place."""
     with scenes.places(folder) as at:
@@ -117,7 +117,7 @@ async def test_the_operators_server_is_there_for_everybody(version: str, folder:
                 assert await scenes.status(client) == {"acme": "connected"}
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_a_question_of_a_server_reaches_the_user(version: str, folder: Path) -> None:
     """An elicitation is shown to everybody, answered once, and its answer reaches the server."""
     call = r"mcp__acme__ask:{\"question\": \"which colour?\"}"

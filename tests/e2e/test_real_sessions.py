@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from simulator.messages_api import MessagesApi
-from tests.e2e.real import VERSIONS, options, posts, real_broker
+from tests.e2e.real import EITHER, options, posts, real_broker
 from tests.kit.broker import Broker
 from tests.kit.client import Client, Frame, connected, text_of
 from tests.processes import read_process
@@ -78,7 +78,7 @@ def _folder(pid: int) -> str:
         return ""
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_a_conversation_outlives_its_processes(version: str, tmp_path: Path) -> None:
     """Turns, a reconnect, kill -9, hibernation and continue: each request holds what was said before."""
     with MessagesApi() as api:
@@ -119,7 +119,7 @@ def own(client: Client) -> str:
     return found
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_a_killed_turn_is_not_run_again(version: str, tmp_path: Path) -> None:
     """kill -9 in the second turn: the restored process waits for the user, and asks the API nothing by itself."""
     with MessagesApi() as api:
@@ -154,7 +154,7 @@ def is_untouched(now: dict[str, bytes], before: dict[str, bytes]) -> bool:
     return kept and not any(word in data for data in now.values() for word in (b"only-a", b"only-b"))
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_two_branches_diverge_and_the_parent_is_untouched(version: str, tmp_path: Path) -> None:
     """A and B know what the parent knew at the fork, then each its own; the parent's bytes stay, and it goes on."""
     with MessagesApi() as api:
@@ -200,7 +200,7 @@ async def test_two_branches_diverge_and_the_parent_is_untouched(version: str, tm
                 assert "only-b" not in last_request(api)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_a_fork_of_a_running_turn(version: str, tmp_path: Path) -> None:
     """The branch begins with what was said and runs nothing by itself; the parent's turn ends as if nothing was."""
     with MessagesApi() as api:
@@ -220,7 +220,7 @@ async def test_a_fork_of_a_running_turn(version: str, tmp_path: Path) -> None:
                 assert (await parent.terminal("m-1", 60))["is_error"] is False
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_a_fork_of_a_hibernated_parent_counts_its_own_costs(version: str, tmp_path: Path) -> None:
     """A parent that was stopped has its costs in its transcript; the branch's first turn costs what that turn costs."""
     with MessagesApi() as api:
@@ -239,7 +239,7 @@ async def test_a_fork_of_a_hibernated_parent_counts_its_own_costs(version: str, 
                 assert end["total"]["turns"] == 1
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_the_history_is_what_was_said(version: str, tmp_path: Path) -> None:
     """Equal in count and text, live and hibernated, page by page; tools, an interrupt, a subagent, an image."""
     pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -307,7 +307,7 @@ async def test_after_clear_only_the_new_conversation_is_shown(tmp_path: Path) ->
                 assert words((await history(client))["frames"]) == [("user", "new word"), ("assistant", answer)]
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_a_deleted_conversation_leaves_nothing(version: str, tmp_path: Path) -> None:
     """In a running turn with a tool at work: closed with 4507, and no file, no process and no record is left."""
     with MessagesApi() as api:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from simulator.messages_api import MessagesApi
-from tests.e2e.real import VERSIONS, options, posts, real_broker
+from tests.e2e.real import EITHER, options, posts, real_broker
 from tests.kit.broker import Broker
 from tests.kit.client import Client, Frame, connected
 from tests.waiting import eventually
@@ -57,7 +57,7 @@ async def resumed(broker: Broker, client: Client) -> dict[str, Any]:
     return {"session": {"mode": "resume", "id": client.welcome["session_id"]}}
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_tools_and_limits_warm_and_cold(version: str, tmp_path: Path) -> None:
     """The options of a configured profile start warm, others cold; the tools are these alone; max_turns ends typed."""
     profiles = {"reader": {"warm": 1, "tools": ["Read", "Bash"], "max_turns": 3}}
@@ -77,7 +77,7 @@ async def test_tools_and_limits_warm_and_cold(version: str, tmp_path: Path) -> N
                 assert not (await client.turn("hello [[sim tokens=3]]", within_s=60))["is_error"], "it counts by turn"
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_the_budget_of_a_conversation(version: str, tmp_path: Path) -> None:
     """It ends typed, stays spent, and is no other after a restart: a restored process gets what is left."""
     with MessagesApi() as api:
@@ -106,7 +106,7 @@ def _argv(broker: Broker) -> list[str]:
     return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_the_fallback_model_answers(version: str, tmp_path: Path) -> None:
     """An overloaded model is asked three times, a broken one once; then the same request goes to the other model."""
     with MessagesApi() as api:
@@ -126,7 +126,7 @@ async def test_the_fallback_model_answers(version: str, tmp_path: Path) -> None:
                 assert end["error"] == "upstream_overloaded"
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_the_debug_log(version: str, tmp_path: Path) -> None:
     """In the session's folder, mode 0600, told as frames, over a restart, and without the credential."""
     with MessagesApi() as api:
@@ -171,7 +171,7 @@ def plugin(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_a_plugin_brings_a_command_and_an_agent(version: str, tmp_path: Path) -> None:
     """Both are in system/init, and the command runs; a directory outside of the operator's roots is refused."""
     ours = plugin(tmp_path / "plugins" / "acme")
@@ -199,7 +199,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_setting_sources(version: str, tmp_path: Path) -> None:
     """Without the option nothing is read; with it, what it names, and it still is after a restart."""
     with MessagesApi() as api:
@@ -221,7 +221,7 @@ async def test_setting_sources(version: str, tmp_path: Path) -> None:
                 assert read == set(sources or [])
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_bypass_needs_its_own_process(version: str, tmp_path: Path) -> None:
     """As root outside of a sandbox the CLI's refusal is told; inside, the tool runs unasked, and after a crash too."""
     with MessagesApi() as api:
@@ -250,7 +250,7 @@ def _cli_pid(broker: Broker, client: Client) -> int:
     return pid
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_hook_events_are_told_when_asked_for(version: str, tmp_path: Path) -> None:
     """``verbose`` brings hook_started and hook_response of a user's hook; ``ide`` is taken and changes nothing here."""
     hooks = {"PreToolUse": [{"matcher": "Bash", "hooks": [{"type": "command", "command": "echo from-the-hook"}]}]}
@@ -270,7 +270,7 @@ async def test_hook_events_are_told_when_asked_for(version: str, tmp_path: Path)
                     assert ({"hook_started", "hook_response"} <= found) == verbose
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_directories_and_betas_keep_the_warm_start(version: str, tmp_path: Path) -> None:
     """Files of an added directory are read unasked, the beta is in the request; a way out of the roots is refused."""
     ours, outside = tmp_path / "roots" / "ours", tmp_path / "outside"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from simulator.messages_api import MessagesApi
-from tests.e2e.real import VERSIONS, options, posts, real_broker
+from tests.e2e.real import EITHER, options, posts, real_broker
 from tests.e2e.test_real_crash import cli_pid
 from tests.kit.client import Client, Frame, connected, terminals
 
@@ -36,7 +36,7 @@ async def ends(client: Client, *message_ids: str) -> list[tuple[str, str | None]
     return [(frame["type"].removeprefix("broker.turn_"), frame.get("folded_into")) for [frame] in found]
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_a_steered_message_is_folded_or_run(version: str, tmp_path: Path) -> None:
     """During a tool it joins the turn (one result), during text it is the next turn; two of them share one.
 
@@ -70,7 +70,7 @@ async def test_a_steered_message_is_folded_or_run(version: str, tmp_path: Path) 
         assert total["cost_usd"] == pytest.approx(sum(cost or 0 for cost in costs), abs=1e-6)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_what_waits_runs_after_an_interrupt_or_is_withdrawn(version: str, tmp_path: Path) -> None:
     """In text and in a tool: the turn stops and the steered message runs; with ``cancel_queued`` the CLI forgets it."""
     with MessagesApi() as api:
@@ -95,7 +95,7 @@ async def test_what_waits_runs_after_an_interrupt_or_is_withdrawn(version: str, 
         assert "forget this" not in str([post["messages"] for post in posts(api)])
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_a_prompt_is_answered_before_the_message_is_folded(version: str, tmp_path: Path) -> None:
     """A steered message does not answer for the person; the tool runs, then the turn takes the message in."""
     with MessagesApi() as api:
@@ -111,7 +111,7 @@ async def test_a_prompt_is_answered_before_the_message_is_folded(version: str, t
             assert not result["message"]["content"][0].get("is_error")
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_a_kill_ends_what_was_steered(version: str, tmp_path: Path) -> None:
     """Folded: it counts.  Waiting in the CLI: unknown.  The conversation goes on with the next process."""
     with MessagesApi() as api:

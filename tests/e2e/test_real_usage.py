@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from simulator.messages_api import MessagesApi
-from tests.e2e.real import VERSIONS, options, real_broker
+from tests.e2e.real import EITHER, options, real_broker
 from tests.e2e.test_real_crash import cli_pid
 from tests.kit.client import Client, Frame, connected
 from tests.processes import read_process
@@ -35,7 +35,7 @@ def check(ends: list[Frame], total: Frame) -> None:
     assert total["output_tokens"] == sum(end["usage"]["output_tokens"] for end in ends)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_the_costs_of_a_conversation_over_its_processes(version: str, tmp_path: Path) -> None:
     """Two turns, an orderly stop and a resume, a kill between turns, a kill within one, and a branch."""
     config = {"session": {"detach_timeout_s": 1}, "replay": {"seconds": 600}}

@@ -10,7 +10,7 @@ import pytest
 
 from protocol.text import TextAssembler, TurnText
 from simulator.messages_api import MessagesApi
-from tests.e2e.real import VERSIONS, options, posts, real_broker
+from tests.e2e.real import EITHER, options, posts, real_broker
 from tests.kit.client import Frame, connected, contiguous
 
 pytestmark = [pytest.mark.real_cli, pytest.mark.timeout(180)]
@@ -42,7 +42,7 @@ def unwrapped(frame: Frame) -> Frame:
     return frame
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_both_views_of_a_turn_with_thinking(version: str, tmp_path: Path) -> None:
     """Thinking and text stream in; the view ``messages`` has the same frames without their envelope.
 
@@ -74,7 +74,7 @@ async def test_both_views_of_a_turn_with_thinking(version: str, tmp_path: Path) 
     assert posts(api)[-1]["thinking"]["type"] in ("enabled", "adaptive")
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_pictures_and_documents_reach_the_model(version: str, tmp_path: Path) -> None:
     """The request carries both, with their bytes; other clients are told their kind and size, not the bytes.
 
@@ -117,7 +117,7 @@ def _blocks(message: dict[str, Any]) -> list[dict[str, Any]]:
     return content if isinstance(content, list) else []
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_a_verbose_session_shows_the_traces(version: str, tmp_path: Path) -> None:
     """Left out without ``verbose``, there with it; the words and the end of the turn are the same."""
     config = {"policy": {"options": ["verbose"]}}

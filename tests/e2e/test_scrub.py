@@ -166,7 +166,9 @@ def test_users_of_their_own_need_root() -> None:
 def test_an_id_of_somebody_else_is_not_given_out(tmp_path: Path) -> None:
     """Everything that runs under an id is killed at a session's end: it may be nobody else's."""
     need_root()
-    said = refused(tmp_path, {"pool": {"isolation": "uid", "uid_range": [65530, 65590]}})
+    said = refused(
+        tmp_path, {"session": {"max_sessions": 9}, "pool": {"isolation": "uid", "uid_range": [65530, 65590]}}
+    )
     assert said.startswith("broker: pool.uid_range: nobody has id 65534")
 
 

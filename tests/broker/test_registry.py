@@ -1,0 +1,94 @@
+"""A fork and the end of its parent: there is no branch of a conversation that went while it was copied."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from broker.auth import Identity
+from broker.child import Again
+from broker.config import Config
+from broker.config_policy import Policy
+from broker.errors import BrokerError
+from broker.launcher import Cli, Launcher
+from broker.metrics import Metrics
+from broker.pool import Pool
+from broker.registry import Entry, Registry
+from broker.session_directory import SessionDirectory
+from broker.tenure import Tenure
+from protocol.codes import CloseCode, ErrorCode
+from protocol.errors import ConnectionRefused
+from tests.waiting import eventually
+
+ANN = Identity("local", "ann", "controller", Policy())
+
+
+class Parent:
+    """A registry with one conversation, and what happens to that one while a fork copies it."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        config, metrics = Config(), Metrics()
+        launcher = Launcher(Cli(("true",), "0", simulated=True), tmp_path, {})
+        self.child = SessionDirectory(tmp_path / "child", is_kept=True)
+        self.registry = Registry(config, Pool(config, launcher, metrics), metrics)
+        self.copied: Again | BrokerError | None = Again(self.child, "c", fork_of="p")
+        self.is_deleted_meanwhile = True
+        self.registry._branch = self._branch  # type: ignore[method-assign]
+
+    async def _branch(self, parent: Entry) -> Again | None:
+        self.child.create()
+        if self.is_deleted_meanwhile:
+            self.registry.delete(parent)
+        if isinstance(self.copied, BrokerError):
+            raise self.copied
+        return self.copied
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Entry]:
+        """The conversation, in a registry that runs."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.registry.run)
+            await eventually(lambda: self.registry._group)
+            yield self.registry.create("p", ANN, "ann")
+            group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("outcome", ["copied", "nothing to copy", "cannot be copied"])
+async def test_a_fork_of_a_conversation_that_is_deleted_meanwhile_is_refused(tmp_path: Path, outcome: str) -> None:
+    """4504, as after the delete; a copy that may lack anything is wiped, and no conversation begins with it."""
+    parent = Parent(tmp_path)
+    if outcome == "nothing to copy":
+        parent.copied = None
+    if outcome == "cannot be copied":
+        parent.copied = BrokerError(ErrorCode.BIND_FAILED, "gone", close=CloseCode.BIND_FAILED)
+    async with parent.running() as entry:
+        with pytest.raises(ConnectionRefused) as refused:
+            await parent.registry.fork(entry, ANN, "ann")
+        assert refused.value.close == CloseCode.UNKNOWN_SESSION
+        assert parent.registry.of("local", None) == []
+    assert parent.child.root.exists() is (outcome != "copied")
+
+
+async def test_a_fork_of_one_that_stays_keeps_its_refusal(tmp_path: Path) -> None:
+    """What cannot be copied is told as that."""
+    parent = Parent(tmp_path)
+    parent.is_deleted_meanwhile = False
+    parent.copied = BrokerError(ErrorCode.BIND_FAILED, "too much", close=CloseCode.BIND_FAILED)
+    async with parent.running() as entry:
+        with pytest.raises(BrokerError, match="too much"):
+            await parent.registry.fork(entry, ANN, "ann")
+
+
+async def test_a_conversation_that_is_being_wiped_has_no_branch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its id may still be known: nobody keeps its directory any more."""
+    parent = Parent(tmp_path)
+    parent.is_deleted_meanwhile = False
+    monkeypatch.setattr(Tenure, "directory", SessionDirectory(tmp_path / "parent"))
+    async with parent.running() as entry:
+        with pytest.raises(ConnectionRefused):
+            await parent.registry.fork(entry, ANN, "ann")
+    assert not parent.child.root.exists()
