@@ -8,6 +8,7 @@ SHELL := bash
 LISTEN ?= 127.0.0.1:8765
 ADMIN ?= 127.0.0.1:9464
 ARGS ?=
+WORKERS := -n 2 --dist loadscope
 PACKAGES := $(wildcard broker protocol simulator bench tests)
 REAL_CLI := $(wildcard tests/real_cli/install tests/real_cli/package-lock.json tests/real_cli/requirements.txt)
 
@@ -36,10 +37,10 @@ check: .venv/.project
 
 test: .venv/.project system
 	@$(MAKE) -s .real-cli/.installed || echo "the real CLI could not be installed: see above"
-	@tests/run -m "not full" $(ARGS)
+	@tests/run $(WORKERS) -m "not full" $(ARGS)
 
 test-full: .venv/.project system .real-cli/.installed
-	@tests/run $(ARGS)
+	@tests/run $(WORKERS) $(ARGS)
 
 bench: .venv/.project
 	@.venv/bin/python -m bench $(ARGS)
