@@ -20,7 +20,7 @@ import pytest
 from tests.kit.broker import ROOT, Broker, running_broker
 from tests.kit.client import Client
 
-BROKER_USER = 4242
+BROKER_USER = 4242 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 """Whom a broker without root runs as."""
 NEEDED = (ROOT, Path(sys.base_prefix))
 """What a CLI has to read, beside the system and its own directory."""
@@ -39,7 +39,8 @@ shift
 exec "$@"
 """
 """In a mount namespace: of the folder ``top``, which other users cannot enter, they see what they need and no more."""
-FIRST_ID = 21000
+FIRST_ID = 21000 + 200 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Another range for each worker: a session's end kills whatever runs under its id."""
 FOLDERS = Path("/run")
 AS_USER = ("setpriv", f"--reuid={BROKER_USER}", f"--regid={BROKER_USER}", "--clear-groups", "--")
 SPARES = 2
@@ -52,7 +53,8 @@ LOOK = "; ".join(
     [
         f"(env; for p in /proc/[0-9]*; do tr '\\0' '\\n' <$p/environ; tr '\\0' '\\n' <$p/cmdline; done) 2>/dev/null "
         f"| grep -aoE '{_SOUGHT}'",
-        f"command grep -rhaoE '{_SOUGHT}' $HOME $TMPDIR .. /tmp /dev/shm 2>/dev/null",
+        f"command grep -rhaoE '{_SOUGHT}' $HOME $TMPDIR .. /dev/shm 2>/dev/null",
+        f"find /tmp -maxdepth 2 -type f -size -64k -exec grep -haoE '{_SOUGHT}' {{}} + 2>/dev/null",  # it may be large
         MEMORY,
         "true",
     ]

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -27,13 +28,18 @@ class Canaries:
     def __init__(self, oracle: Oracle) -> None:
         self._oracle = oracle
         self.made: dict[str, str] = {}
+        self._own = uuid.uuid4().hex
 
     def __call__(self, place: str) -> str:
         """A text that stands nowhere else."""
-        canary = f"canary{len(self.made):03}x{hashlib.sha256(place.encode()).hexdigest()[:16]}"
+        canary = f"canary{len(self.made):03}x{hashlib.sha256((self._own + place).encode()).hexdigest()[:16]}"
         self.made[place] = canary
         self._oracle.canaries.add(canary)
         return canary
+
+    def seen_in(self, text: str) -> set[str]:
+        """Those of them that stand in ``text``; another test that runs at the same time has its own."""
+        return {canary for canary in self.made.values() if canary in text}
 
 
 def corners(broker: Broker) -> Iterator[tuple[str, bytes]]:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from simulator.messages_api import MessagesApi
-from tests.e2e.apart import CANARY, LOOK, MEMORY, apart, bash, folder_of
-from tests.e2e.real import EITHER, VERSIONS, posts
+from tests.e2e.apart import LOOK, MEMORY, apart, bash, folder_of
+from tests.e2e.real import VERSIONS, posts
 from tests.e2e.test_canaries import Canaries
 from tests.kit.broker import Broker
 from tests.kit.client import connected
@@ -79,16 +79,17 @@ async def test_no_tool_sees_a_credential(mode: str, version: str, oracle: Oracle
                     await bash(client, "echo first")
                 for client in clients:
                     seen = await bash(client, f"{LOOK}; echo done")
-                    assert CANARY.findall(seen) == [], seen
+                    assert new.seen_in(seen) == set(), seen
                     assert seen.endswith("done"), seen
                 assert places(broker, new) == []
             sent = {request["credential"] for request in posts(api)}
             assert sent == {new.made[kind] for kind in KINDS}, "the secrets were in use"
             bodies = str([request["messages"] for request in posts(api)])
-            assert CANARY.findall(bodies) == []
+            assert new.seen_in(bodies) == set()
 
 
-@pytest.mark.parametrize("version", EITHER)
+@pytest.mark.full
+@pytest.mark.parametrize("version", VERSIONS)
 async def test_without_the_scrub_keys_are_seen_and_an_oauth_token_is_not_handed_out(
     version: str, oracle: Oracle
 ) -> None:
@@ -100,7 +101,7 @@ async def test_without_the_scrub_keys_are_seen_and_an_oauth_token_is_not_handed_
             for kind in KINDS:
                 async with connected(broker.url, hello=hello(kind, new)) as client:
                     shown = await bash(client, "env; for p in /proc/[0-9]*; do tr '\\0' '\\n' <$p/environ; done")
-                    seen[kind] = set(CANARY.findall(shown))
+                    seen[kind] = new.seen_in(shown)
                     if kind == "api_key":
                         assert new.made[kind] in await bash(client, MEMORY), "one system user: it is in reach"
             assert seen == {kind: set() if kind == "oauth_token" else {new.made[kind]} for kind in KINDS}
@@ -121,7 +122,7 @@ async def test_an_agent_finds_nothing_of_another_one(mode: str, version: str, or
                 async with connected(broker.url, hello=hello("oauth_token", new)) as spy:
                     shown = await bash(spy, f"{LOOK}; ls {there}; cat {there}/work/secret; ls {broker.state}/sessions")
                     mine = {new.made["oauth_token"], new.made["oauth_token: MCP header"]}
-                    assert set(CANARY.findall(shown)) <= mine, "of its own CLI's memory at most"
+                    assert new.seen_in(shown) <= mine, "of its own CLI's memory at most"
                     assert "git" in await bash(spy, "git init -q . && ls -A")
                 assert "file" not in await bash(victim, f"test -w {there}/work && echo ok")
     oracle.canaries.difference_update(new.made.values())
@@ -142,7 +143,7 @@ async def count_of(broker: Broker, count: int) -> None:
     await eventually(lambda: len(helpers(broker)) == count, 20)
 
 
-@pytest.mark.parametrize(("mode", "version"), PAIRS)
+@pytest.mark.parametrize(("mode", "version"), PAIRS[1:])
 async def test_a_scrubbed_cli_leaves_no_helper_behind(mode: str, version: str) -> None:
     """kill -9 of the CLI and the end of the broker: its socat processes and its commands go with it."""
     with MessagesApi() as api:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from simulator.messages_api import MessagesApi
-from tests.e2e.real import VERSIONS, options, posts, real_broker
+from tests.e2e.real import EITHER, options, posts, real_broker
 from tests.kit.broker import Broker
 from tests.kit.client import connected
 
@@ -22,7 +22,7 @@ TURNS = int(os.environ.get("TENANT_TURNS", "3"))
 WITHIN_S = 300.0
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_no_request_of_twenty_tenants_carries_a_foreign_token(version: str, tmp_path: Path) -> None:
     """Interleaved turns of 20 tenants with a token each: every request has the token and the prompt of its text."""
     config = {
