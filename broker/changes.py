@@ -7,7 +7,7 @@ servers, which no running turn uses.
 
 from collections import deque
 from collections.abc import Callable, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from broker.binding import ENVIRONMENT, Spawned, Step, burst
@@ -227,7 +227,7 @@ class Changes:
         bound = exchange.bound.copy()
         for name, value in self._environment.items():  # what is held stays untold, whatever else shares its line
             setattr(bound, name, value)
-        spawned = Spawned(self._spawned.model, self._spawned.mcp_timeout_s, exchange.policy.mcp_servers)
+        spawned = replace(self._spawned, operator_servers=exchange.policy.mcp_servers)
         return burst(bound, spawned, options)
 
     def _note_environment(self, options: frozenset[str]) -> None:

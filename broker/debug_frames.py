@@ -9,13 +9,16 @@ from broker.session import Session
 from protocol.frames import Debug
 from protocol.options import Credentials
 
+TOLD_BYTES = 8 * 1024
+"""Of a longer line the rest is left out, after what is secret was taken away."""
+
 
 def tell_debug(session: Session, lines: list[str]) -> None:
     """Publish ``lines`` where ``options.debug`` asks for frames."""
     bound = session.exchange.bound
     if bound.tells_debug:
         for line in lines:
-            session.publish(Debug(without(line, bound.credentials)))
+            session.publish(Debug(without(line, bound.credentials).encode()[:TOLD_BYTES].decode(errors="ignore")))
 
 
 def without(line: str, credentials: Credentials | None) -> str:

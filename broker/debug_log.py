@@ -18,8 +18,8 @@ log = structlog.get_logger(__name__)
 LOOK_EVERY_S = 0.25
 LOOK_BYTES = 64 * 1024
 """Read at one look; what lies before the last so many is left out, and said."""
-LINE_BYTES = 8 * 1024
-"""Of a longer line the rest is left out."""
+LINE_BYTES = 24 * 1024
+"""Of a longer line the rest is left out.  More than is told of one: a secret that begins in what is told is whole."""
 KEEP_BYTES = 64 * 1024 * 1024
 """A larger file becomes ``debug.log.1``, in place of an earlier one: twice as much is on disk at most."""
 

@@ -67,7 +67,7 @@ class Opening:
             self._registry.replace(entry, reader)
             return self._opened(entry, hello, entry.session.log.head, heard_at, ignored=[], is_attached=True)
         entry, is_new = await self._entry(hello, options, identity, subject)
-        entry.session.judge_by(identity.policy)
+        entry.session.exchange.policy = identity.policy
         self._registry.replace(entry, reader)
         heard_from = entry.session.log.head
         ignored = entry.tenure.take_options(options, identity.credentials, reader)

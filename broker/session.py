@@ -49,7 +49,6 @@ class Session:
 
     def __init__(self, key: tuple[str, str, str], identity: Identity, config: Config, metrics: Metrics) -> None:
         self.key = key
-        self.policy = identity.policy
         self._config = config
         self._metrics = metrics
         self.log = ReplayLog(uuid.uuid4().hex[:12], config.replay.frames, config.replay.bytes)
@@ -80,9 +79,10 @@ class Session:
         self.expected_key_source: str | None = None
         """What the next ``system/init`` has to name; None when that is settled."""
 
-    def judge_by(self, limits: Policy) -> None:
-        """A connection attached under this policy: it holds from now on."""
-        self.policy = self.exchange.policy = limits
+    @property
+    def policy(self) -> Policy:
+        """By which everything is judged: that of the connection that came last."""
+        return self.exchange.policy
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
@@ -227,9 +227,12 @@ class Session:
                 self.forward(line)
                 self._flush(self.turns.current, began)
                 self._on_result(line)
+            case "user":
+                self._on_user(line)
             case kind if kind in FORWARDED:
                 self._tell(line, found)
-                self.steering.on_sign(line, found)
+                if kind == traces.LIFECYCLE:
+                    self.steering.on_lifecycle(traces.lifecycle(line))
             case unknown if unknown != "keep_alive":  # that is between the CLI and its host
                 self.forward(line)
                 self._metrics.cli_frame_unknown(unknown)
@@ -243,10 +246,20 @@ class Session:
     def _tell(self, line: bytes, found: cli.Peek) -> None:
         """Forward a line unless it is a trace of the CLI's work, which only a verbose session shows."""
         name = None if self.is_verbose else traces.trace_name(found, line)
-        if name is None or (name == traces.REPLAY and not self.turns.knows(traces.replayed(line))):
+        if name is None:
             self.forward(line)
         else:
             self._metrics.cli_frame_quieted(name)
+
+    def _on_user(self, line: bytes) -> None:
+        """A tool's result, or a message of a client that the CLI says again when it takes it in."""
+        message_id = traces.replayed(line)
+        if message_id is None or self.is_verbose or not self.turns.knows(message_id):
+            self.forward(line)
+        else:
+            self._metrics.cli_frame_quieted(traces.REPLAY)
+        if message_id is not None:
+            self.steering.take(message_id)
 
     @property
     def has_process(self) -> bool:

@@ -39,6 +39,9 @@ class Steerable(Protocol):
     def announce(self, turn: Turn) -> None:
         """Tell everybody that the CLI works on a message from now on."""
 
+    def start_next(self) -> bool:
+        """Write the next queued message if the CLI is idle."""
+
 
 class _Withdrawal(Struct, frozen=True):
     cancelled: bool = False
@@ -68,20 +71,15 @@ class Steering:
             return False
         return session.process is not None and not session.process.is_dead
 
-    def on_sign(self, line: bytes, found: cli.Peek) -> None:
-        """A line of the CLI that may say what it does with a message."""
-        if found.type == "user":
-            self._take(traces.replayed(line) or "")
-        elif found.type == traces.LIFECYCLE:
-            self._on_lifecycle(traces.lifecycle(line))
-
-    def _on_lifecycle(self, sign: traces.Lifecycle) -> None:
+    def on_lifecycle(self, sign: traces.Lifecycle) -> None:
+        """The CLI says what it does with a message."""
         if sign.is_taken:
-            self._take(sign.command_uuid)
+            self.take(sign.command_uuid)
         elif sign.is_over and not (sign.is_unread and self._drop(sign.command_uuid)):
             self._session.turns.finish(sign.command_uuid)
 
-    def _take(self, message_id: str) -> None:
+    def take(self, message_id: str) -> None:
+        """The CLI has taken a message in."""
         steered = self._session.turns.take(message_id)
         if steered is not None:
             self._session.announce(steered)
@@ -107,4 +105,5 @@ class Steering:
         except DECODE_ERRORS:
             is_withdrawn = False
         if is_withdrawn:
-            self._drop(message_id)
+            self._session.terminals.withdraw(message_id, WITHDRAWN)
+            self._session.start_next()

@@ -72,12 +72,23 @@ class Terminals:
 
     def complete(self, result: Result) -> None:
         """A ``result`` came: whatever it ends, ends; a steered message that is left is the next turn."""
-        turns = self._session.turns
-        before = turns.current
-        self.publish(turns.complete(result, time.monotonic()))
-        if turns.current is not None and turns.current is not before:
-            self.await_first_token(turns.current)
-            self._session.announce(turns.current)
+        before = self._session.turns.current
+        self.publish(self._session.turns.complete(result, time.monotonic()))
+        self._go_on(before)
+
+    def withdraw(self, message_id: str, detail: str) -> None:
+        """The CLI has agreed to forget a steered message, which may be the running turn by now."""
+        before = self._session.turns.current
+        withdrawn = self._session.turns.withdraw(message_id, detail, time.monotonic())
+        self.publish([] if withdrawn is None else [withdrawn])
+        self._go_on(before)
+
+    def _go_on(self, before: Turn | None) -> None:
+        """Tell of the turn that the CLI begins without being told, if there is one."""
+        turn = self._session.turns.current
+        if turn is not None and turn is not before:
+            self.await_first_token(turn)
+            self._session.announce(turn)
 
     def fail_running(self, reason: FailureReason, detail: str) -> None:
         """The running turn, and what was steered into it, ends without a ``result``."""

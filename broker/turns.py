@@ -167,6 +167,15 @@ class Turns:
                 return self._fail(turn, FailureReason.CANCELLED, detail, is_unread=True), turn
         return None
 
+    def withdraw(self, message_id: str, detail: str, now: float) -> Ended | None:
+        """As ``drop``, on the CLI's word that it forgets the message: no ``result`` comes of it, even where an earlier
+        one has made it the running turn meanwhile."""
+        turn = self.current
+        if turn is None or turn.id != message_id or turn.is_taken or turn.is_initialized:
+            return self.drop(message_id, detail)
+        self._go_on(self.steered, now)
+        return self._fail(turn, FailureReason.CANCELLED, detail, is_unread=True), turn
+
     # -- ends --
 
     def complete(self, result: Result, now: float) -> list[Ended]:

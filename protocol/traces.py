@@ -69,9 +69,7 @@ _status = msgspec.json.Decoder(_Status)
 
 
 def trace_name(found: Peek, line: bytes) -> str | None:
-    """The name of a frame that only ``verbose`` shows, or None."""
-    if found.type == "user":
-        return None if replayed(line) is None else REPLAY
+    """The name of a frame that only ``verbose`` shows, or None.  Of a ``user`` frame ``replayed`` tells it."""
     name = f"system/{found.subtype}" if found.type == "system" else found.type
     if name not in TRACES or (name == STATUS and not _is_request_status(line)):
         return None

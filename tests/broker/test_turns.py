@@ -334,6 +334,22 @@ def test_a_message_that_the_cli_dropped_ends_alone() -> None:
     assert turns.is_idle
 
 
+def test_a_message_that_is_withdrawn_after_it_became_the_turn_ends_too() -> None:
+    """The CLI's word may come behind the ``result`` that made it the running turn: what is left goes on."""
+    turns = steering("m-2", "m-3")
+    assert told(turns.complete(Result(user_message_uuids=["m-1"]), 2.0)) == [("m-1", None)]
+    assert turns.current is not None
+    assert turns.current.id == "m-2"
+    withdrawn = turns.withdraw("m-2", "withdrawn by an interrupt", 3.0)
+    assert withdrawn is not None
+    assert isinstance(withdrawn[0], TurnFailed)
+    assert (withdrawn[0].id, withdrawn[0].applied, withdrawn[0].retryable) == ("m-2", Applied.NO, True)
+    assert (turns.current.id, turns.current.written_at) == ("m-3", 3.0)
+    turns.take("m-3")
+    assert turns.withdraw("m-3", "too late", 4.0) is None
+    assert turns.withdraw("m-9", "unknown", 4.0) is None
+
+
 def test_the_queue_bounds_what_is_steered() -> None:
     """Messages behind the running turn count together, in the queue and in the CLI; repeats are repeats."""
     turns = steering("m-2", limit=2)
