@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if command.is_loopback_only(arguments):
             namespace.ensure(given)
-        with _sigterm_interrupts():
+        with _signals_interrupt():
             report = command.run(arguments)
     except MISTAKES as error:
         return _told([error])
@@ -106,12 +106,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM ends what was started as Ctrl-C does: asyncio then cancels the main task."""
+def _signals_interrupt() -> Iterator[None]:
+    """SIGTERM ends what was started as Ctrl-C does: asyncio then cancels the main task.
+
+    A program in the background of a shell script is born with SIGINT ignored; this one takes it all the same.
+    """
     before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    before_int = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
+        signal.signal(signal.SIGINT, before_int)
         signal.signal(signal.SIGTERM, before)
 
 

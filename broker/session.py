@@ -22,6 +22,7 @@ from broker.exchange import Exchange
 from broker.interrupts import Interrupts
 from broker.message_ids import Repeat, digest
 from broker.metrics import Metrics
+from broker.occupation import Occupation
 from broker.process import Process
 from broker.reader import Reader
 from broker.replay import ReplayLog
@@ -40,8 +41,6 @@ from protocol.wire import text_frame
 
 PASSED_ON = FORWARDED - traces.TRACE_TYPES - {"user"}
 """Types of frames that mean nothing to the broker and that every client gets."""
-BUSY_GRACE_S = 5.0
-"""How long a queued message waits for a CLI that has given its ``result`` and does not say that it is idle."""
 
 
 class Session:
@@ -64,10 +63,9 @@ class Session:
         self.cli_session_id = ""
         self.is_binding = self.is_gated = False
         """The process owes answers that guard safety, or MCP servers are still being bound: no user line yet."""
-        self.is_cli_busy = False
+        self._occupation = Occupation()
         self.is_verbose = False
         """Clients get everything that the CLI says, traces of its work too."""
-        self._busy_until = 0.0
         self.last_terminal_at = time.monotonic()
         self.kill_reason: str | None = None
         self.wake_task: Callable[[], None] = lambda: None
@@ -128,10 +126,11 @@ class Session:
     def start_next(self) -> bool:
         """Write the next queued message if the CLI is idle; True when the queue is empty afterwards."""
         process = self.process
-        if process is None or self.is_binding or self.is_gated or self.is_cli_busy or self.kill_reason is not None:
+        is_held = self.is_binding or self.is_gated or self.has_untold_changes or self._occupation.is_busy
+        if is_held or process is None or self.kill_reason is not None:
             return not self.turns.queued_ids
-        if self.has_untold_changes or (self.turns.current is None and process.is_dead):
-            return not self.turns.queued_ids  # it waits, unwritten: for the changes, or for the next process
+        if self.turns.current is None and process.is_dead:
+            return not self.turns.queued_ids  # it waits, unwritten, for the next process
         turn = self.turns.start_next(time.monotonic())
         if turn is not None:
             self.terminals.await_first_token(turn)
@@ -221,7 +220,7 @@ class Session:
             case "control_cancel_request":
                 self.exchange.questions.on_cancel(line, found.request_id)
             case "system":
-                self._tell(line, found)
+                self._tell(line, traces.trace_name(found, line))
                 self._on_system(line, found)
             case "result":
                 self.forward(line)
@@ -230,7 +229,7 @@ class Session:
             case "user":
                 self._on_user(line)
             case kind if kind in FORWARDED:
-                self._tell(line, found)
+                self._tell(line, traces.trace_name(found, line))
                 if kind == traces.LIFECYCLE:
                     self.steering.on_lifecycle(traces.lifecycle(line))
             case unknown if unknown != "keep_alive":  # that is between the CLI and its host
@@ -243,21 +242,18 @@ class Session:
             self.turns.current.frames += 1
         return self._append(line)
 
-    def _tell(self, line: bytes, found: cli.Peek) -> None:
+    def _tell(self, line: bytes, trace: str | None) -> None:
         """Forward a line unless it is a trace of the CLI's work, which only a verbose session shows."""
-        name = None if self.is_verbose else traces.trace_name(found, line)
-        if name is None:
+        if trace is None or self.is_verbose:
             self.forward(line)
         else:
-            self._metrics.cli_frame_quieted(name)
+            self._metrics.cli_frame_quieted(trace)
 
     def _on_user(self, line: bytes) -> None:
         """A tool's result, or a message of a client that the CLI says again when it takes it in."""
         message_id = traces.replayed(line)
-        if message_id is None or self.is_verbose or not self.turns.knows(message_id):
-            self.forward(line)
-        else:
-            self._metrics.cli_frame_quieted(traces.REPLAY)
+        is_ours = message_id is not None and self.turns.knows(message_id)
+        self._tell(line, traces.REPLAY if is_ours else None)
         if message_id is not None:
             self.steering.take(message_id)
 
@@ -292,11 +288,9 @@ class Session:
             if self.interrupts.send_due():
                 self.wake_task()
         elif found.subtype == "session_state_changed":
-            self.is_cli_busy = found.state in ("running", "requires_action")
-            if turn is None and self.is_cli_busy:  # a turn of its own, which ends with its own result
-                self._busy_until = time.monotonic() + self._config.turn.timeout_s
-            if not self.is_cli_busy:
-                self.start_next()
+            own_until = None if turn is not None else time.monotonic() + self._config.turn.timeout_s
+            self._occupation.tell(found.state, own_until)
+            self.start_next()
         elif found.subtype not in SYSTEM_SUBTYPES:
             self._metrics.cli_frame_unknown("system")
 
@@ -310,7 +304,7 @@ class Session:
             self._kill(FailureReason.CLI_PROTOCOL, "a result of unknown form")
             return
         self.cli_session_id = result.session_id or self.cli_session_id
-        self._busy_until = time.monotonic() + BUSY_GRACE_S
+        self._occupation.result(time.monotonic())
         if self.kill_reason is not None:
             return  # the late result of a turn that has failed: forwarded, and no second terminal
         self.exchange.withdraw_prompts()
@@ -346,7 +340,8 @@ class Session:
             self.fail_queued(FailureReason.CANCELLED, "its process has ended: nothing was written")
         self.exchange.process_gone()
         self.process = None
-        self.is_cli_busy = self.is_gated = self.is_binding = False
+        self.is_gated = self.is_binding = False
+        self._occupation = Occupation()
         self.kill_reason = None
 
     def attach_process(
@@ -365,19 +360,18 @@ class Session:
         """When ``tick`` has something to do; monotonic seconds."""
         has_prompts = len(self.exchange.questions) > 0
         turn = watchdog.wake_times(self.turns.current, self._config.turn, has_prompts=has_prompts)
-        busy = [self._busy_until] if self._waits_for_idle else []
+        busy = [self._occupation.until] if self._waits_for_idle else []
         return turn + busy + self.exchange.wake_times()
 
     @property
     def _waits_for_idle(self) -> bool:
-        return self.is_cli_busy and self.turns.current is None and bool(self.turns.queued_ids)
+        return self._occupation.is_busy and self.turns.current is None and bool(self.turns.queued_ids)
 
     def tick(self, now: float) -> None:
         """Do what is due: deny expired prompts, repeat an interrupt, give up on the turn."""
         self.exchange.tick(now)
         self.interrupts.send_due()
-        if self._waits_for_idle and now >= self._busy_until:
-            self.is_cli_busy = False
+        if self._waits_for_idle and self._occupation.give_up(now):
             self.start_next()
         turn = self.turns.current
         reason = watchdog.overdue(turn, self._config.turn, now, has_prompts=len(self.exchange.questions) > 0)

@@ -109,16 +109,16 @@ def test_without_the_cli_that_was_asked_for_it_exits_69() -> None:
     assert "bench:" in done.stderr
 
 
-@pytest.mark.timeout(200)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_what_was_started(number: signal.Signals) -> None:
+@pytest.mark.parametrize("born", [(), ("env", "--ignore-signal=INT")], ids=["in front", "in the background"])
+def test_a_signal_ends_what_was_started(number: signal.Signals, born: tuple[str, ...]) -> None:
     """Interrupted in the middle of a load, the program ends its broker and the broker's children, and exits 130."""
-    argv = [sys.executable, "-m", "bench", "run", "--sessions=2", "--turns=9", "--tokens=5000", "--ramp=0"]
+    argv = [*born, sys.executable, "-m", "bench", "run", "--sessions=2", "--turns=9", "--tokens=5000", "--ramp=0"]
     popen = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
-        eventually_sync(lambda: len(_below(popen.pid)) >= 3, 60)
+        eventually_sync(lambda: len(_below(popen.pid)) >= 3, 15)
         popen.send_signal(number)
-        assert popen.wait(100) == EXIT_INTERRUPTED
+        assert popen.wait(40) == EXIT_INTERRUPTED
         assert popen.stderr is not None
         assert popen.stderr.read() == b""
     finally:

@@ -45,6 +45,11 @@ def made(broker: Broker, name: str) -> list[Path]:
     return list(broker.state.glob(f"sessions/*/work/{name}"))
 
 
+def is_written(broker: Broker, text: str) -> bool:
+    """Whether a transcript holds the text: without one there is nothing to resume."""
+    return any(text in path.read_text() for path in broker.state.glob("sessions/*/home/.claude/projects/*/*.jsonl"))
+
+
 def guard(decision: str, **more: Any) -> Any:
     """Answers a guard; other hooks say nothing."""
 
@@ -183,6 +188,7 @@ async def a_restored_process_keeps_the_hooks(broker: Broker, options: Frame) -> 
         host = await initialized(owner, hooks=hooks(timeout=10), sdkMcpServers=["own"])
         host.answers["hook_callback"] = guard("deny")
         await host.turn(touching("first"), "m-1", LONG_S)
+        await eventually(lambda: is_written(broker, "touch first"))  # 2.1.197 writes up to 0.1 s after its result
         await killed(broker, owner)
         await host.turn(touching("second"), "m-2", LONG_S)
         assert host.events().count("PreToolUse") == 2

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.e2e.apart import AS_USER, bash, need_root, open_folder, view
+from tests.e2e.apart import AS_USER, BROKER_USER, bash, need_root, open_folder, view
 from tests.kit.broker import ROOT, Broker, configuration, running_broker, toml
 from tests.kit.client import connected
 
@@ -156,10 +156,11 @@ def test_users_of_their_own_need_root() -> None:
     """A broker that is no root cannot give ids out."""
     need_root()
     with open_folder() as folder:
-        os.chown(folder, 4242, 4242)
+        os.chown(folder, BROKER_USER, BROKER_USER)
         said = refused(folder, {"pool": {"isolation": "uid"}}, *view(), *AS_USER)
     assert said == (
-        "broker: pool.isolation: uid needs a broker that runs as root, this one is user 4242 (allowed: userns, or none)"
+        f"broker: pool.isolation: uid needs a broker that runs as root, this one is user {BROKER_USER} "
+        "(allowed: userns, or none)"
     )
 
 

@@ -71,7 +71,7 @@ def test_a_request_on_its_way_is_a_trace() -> None:
 def test_a_message_that_comes_back_names_itself() -> None:
     """By its own id, wherever the keys stand; not a line that only speaks of it."""
     assert replayed(line(type="user", message={"content": "x"}, uuid="m-1", isReplay=True)) == "m-1"
-    assert name(isReplay=True, type="user", uuid="m-1") == REPLAY
+    assert replayed(line(isReplay=True, type="user", uuid="m-1")) == "m-1"
     assert replayed(line(type="user", isReplay=True)) == ""
     assert replayed(line(type="user", message={"content": '"isReplay":true'}, uuid="m-1")) is None
     assert replayed(line(type="user", isReplay=True, uuid=7)) is None
