@@ -71,6 +71,9 @@ def main(token: str, port_file: str, transport: str = "http") -> None:
     server = build()
     app = server.sse_app() if transport == "sse" else server.streamable_http_app()
     listener = socket.create_server(("127.0.0.1", 0))
+    # asyncio switches Nagle's algorithm off only for sockets that say they are TCP's, which those of create_server do
+    # not: each answer in two parts would then wait 40 ms for the client's acknowledgement.  What is accepted inherits.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     Path(port_file).write_text(str(listener.getsockname()[1]))
     config = uvicorn.Config(Guard(app, token), log_level="error", lifespan="on")
     asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
