@@ -14,8 +14,8 @@ from tests.conformance.stage import TOKEN, Stage, permit, said, situation, user
 
 def turn(process: Process, text: str, number: int) -> None:
     """The ``number``-th turn of a process; a permission prompt in it is denied."""
-    process.write(user(text))
     asked = len(prompts(process))
+    process.write(user(text))
     process.wait(lambda frame: frame.get("type") == "result" or is_permission_prompt(frame), number + asked)
     if len(prompts(process)) > asked:
         process.wait(lambda frame: frame.get("event", {}).get("type") == "message_stop", 2 * number - 1)

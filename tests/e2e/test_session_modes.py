@@ -1,5 +1,6 @@
 """continue and fork: the subject's latest conversation, and a branch that leaves its parent as it was."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,9 +126,12 @@ async def test_continue_takes_no_id(broker: Broker) -> None:
 
 
 def transcripts(broker: Broker) -> dict[str, bytes]:
-    """Every transcript on disk, by session directory and file."""
-    found = (broker.state / "sessions").glob("*/home/.claude/projects/*/*.jsonl")
-    return {f"{path.parents[4].name}/{path.name}": path.read_bytes() for path in found}
+    """Every transcript on disk, by session directory and file; one that is being wiped meanwhile is none."""
+    found: dict[str, bytes] = {}
+    for path in (broker.state / "sessions").glob("*/home/.claude/projects/*/*.jsonl"):
+        with contextlib.suppress(FileNotFoundError):
+            found[f"{path.parents[4].name}/{path.name}"] = path.read_bytes()
+    return found
 
 
 def folder_of(broker: Broker, client: Client) -> Path:
