@@ -21,6 +21,11 @@ from protocol.controls import (
 from protocol.frames import State
 from protocol.options import Permissions, Settings
 
+BY_OPTION: dict[str, type[Control]] = {
+    "model": SetModel, "permission_mode": SetPermissionMode, "max_thinking_tokens": SetMaxThinkingTokens,
+}  # fmt: skip
+"""Control requests that are remembered once the CLI has agreed, by the option of hello that says the same."""
+
 
 def alter(control: SetCredentials | ApplyFlagSettings | McpSetServers, bound: Bound) -> frozenset[str]:
     """Change what is bound; returns the names of the options that the CLI is to be told."""
@@ -62,7 +67,7 @@ def accept(control: Control, bound: Bound, policy: Policy) -> State | None:
 
 def _servers(bound: Bound, policy: Policy) -> State:
     """The names of the servers that are switched on."""
-    return State(mcp_servers=sorted({*bound.mcp_servers, *policy.mcp_servers} - bound.mcp_off))
+    return State(mcp_servers=sorted({*(bound.mcp_servers.keys() - bound.mcp_off), *policy.mcp_servers}))
 
 
 def _state_of(settings: Settings) -> State:

@@ -223,6 +223,6 @@ class _Burst:
         servers = cli_servers(bound.mcp_servers, self._spawned.operator_servers)
         if servers or self._changed is not None:
             self._ask("mcp_servers", {"subtype": "mcp_set_servers", "servers": servers}, gates="message")
-        for name in sorted(bound.mcp_off & servers.keys()):
+        for name in sorted(bound.mcp_off & servers.keys() - self._spawned.operator_servers.keys()):
             request = {"subtype": "mcp_toggle", "serverName": name, "enabled": False}
             self._ask("mcp_off", request, gates="nothing")

@@ -47,6 +47,8 @@ class Bound:
     default_base_url: str = PUBLIC_API
     credentials: Credentials | None = None
     had_own_base_url: bool = False
+    is_paid: bool = False
+    """The credential is the server's."""
     model: str | None = None
     permission_mode: str | None = None
     max_thinking_tokens: int | None = None
@@ -99,6 +101,8 @@ class Bound:
             if name in given and given[name] != getattr(self, name):
                 setattr(self, name, given[name])
                 changed.add(name)
+        if "credentials" in given:
+            self.is_paid = False
         self._note_base_url()
         if with_initialize:
             self.initialize = self.initialize | _initialize_fields(given)
@@ -138,8 +142,8 @@ class Bound:
         return frozenset(changed)
 
     def set_credentials(self, credentials: Credentials) -> None:
-        """Another credential; the kinds are told apart when it is told."""
-        self.credentials = credentials
+        """Another credential, of the client; the kinds are told apart when it is told."""
+        self.credentials, self.is_paid = credentials, False
         self._note_base_url()
 
     def _note_base_url(self) -> None:

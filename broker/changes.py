@@ -74,6 +74,7 @@ class Changes:
         """A new process, which is told everything."""
         self._spawned = spawned
         self._held, self._has_new_credential = {}, False
+        self._session.has_held_options = False
         self._sent.clear()
         self._note_environment(ENVIRONMENT)
         self._session.check_key_source()
@@ -129,7 +130,7 @@ class Changes:
             return
         self._current = change
         change.steps = steps
-        change.waiting = {step.request_id for step in steps if step.request_id is not None}
+        change.waiting = {step.request_id for step in steps if step.request_id and step.gates != "nothing"}
         for step in steps:
             self._expect(step, self._on_answer_to(change))
         self._session.write(b"".join(step.line for step in steps))
@@ -166,6 +167,7 @@ class Changes:
         A refusal goes to ``by``; what held ``before`` then holds again, and is told again, since a CLI that refuses a
         model may take another one for the turn.
         """
+        self._session.exchange.supersede(options)
         for option in options:  # what was held but never told is nothing to go back to
             self._held[option] = Wish(by, self._held[option].before if option in self._held else before)
         is_idle = self._session.turns.current is None
@@ -180,6 +182,7 @@ class Changes:
 
     def _lines(self, options: Set[str]) -> bytes:
         wishes = {option: self._held.pop(option) for option in sorted(options)}
+        self._session.has_held_options = bool(self._held)
         steps = self._steps(frozenset(wishes))
         after = self._session.exchange.bound.copy()
         for wish in wishes.values():

@@ -151,10 +151,18 @@ class Connection:
         return data.encode()
 
     async def _wait_for_room(self, frames: int) -> None:
-        """Until fewer than ``frames`` wait unsent."""
-        while len(self._outbox) >= frames:
+        """Until fewer than ``frames`` wait unsent, or nobody is there to take them.
+
+        Bounded by the stall watch, which cuts a peer that takes nothing.
+        """
+        while len(self._outbox) >= frames and not self._socket.is_lost:
             self._room = anyio.Event()
-            await self._room.wait()  # bounded by the stall watch, which cuts a peer that takes nothing
+            await self._room.wait()
+
+    def _on_lost(self) -> None:
+        """What is unsent stays so.  What the client had sent before is still carried out; then its end is heard."""
+        self._outbox.clear()
+        self._room.set()
 
     # -- hello -----------------------------------------------------------------------------------------------------
 
@@ -171,7 +179,7 @@ class Connection:
         try:
             opened = await self._opening.open(hello, options, identity, subject, self, heard_at)
         finally:
-            socket.on_lost = None
+            socket.on_lost = self._on_lost
         self._attach(opened)
         session, frame = opened.entry.session, opened.frame
         log.info("connection.attached", session=session.key[2], tenant=session.key[0], start=frame.start,
@@ -271,6 +279,8 @@ class Connection:
 
     def send(self, frame: ServerFrame | Raw) -> None:
         """Queue a frame of this connection, after everything that is in the log now."""
+        if self._socket.is_lost:
+            return
         after = self._entry.session.log.head if self._entry is not None else 0
         self._outbox.append((after, text_frame(codec.encode_server(frame))))
         self.pump()

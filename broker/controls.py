@@ -28,6 +28,8 @@ class Asked:
     control: Control | None
     """None once it is replied to."""
     deadline: float
+    is_superseded: bool = False
+    """The CLI has been told something else since: its answer is no news any more."""
     reply: bytes | None = None
     replied_at: float = 0.0
 
@@ -103,6 +105,11 @@ class Controls:
     def is_any_of(self, *kinds: type[Control]) -> bool:
         """Whether a request of one of these kinds is in flight."""
         return any(isinstance(asked.control, kinds) for asked in self._by_cli_id.values())
+
+    def supersede(self, *kinds: type[Control]) -> None:
+        """What requests of these kinds change is changed again behind them."""
+        for asked in self._by_cli_id.values():
+            asked.is_superseded = asked.is_superseded or isinstance(asked.control, kinds)
 
     def expired(self, now: float) -> list[Asked]:
         """The requests whose deadline has passed, each once; they are taken out.

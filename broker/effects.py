@@ -105,8 +105,14 @@ class Effects:
         self.mode("settings.permissions.defaultMode", permissions.defaultMode)
         if permissions.additionalDirectories is UNSET:
             return wish
+        self.more_directories(permissions.additionalDirectories)
         found = self.directories("settings.permissions.additionalDirectories", permissions.additionalDirectories)
         return replace(wish, permissions=replace(permissions, additionalDirectories=found))
+
+    def more_directories(self, wish: Sequence[str]) -> None:
+        """Directories that are named by a setting are those of the option that it imitates."""
+        if wish and "add_dirs" not in self.policy.options:
+            raise self.refusal("settings.permissions.additionalDirectories", "options")
 
     def directories(self, what: str, wish: Sequence[str]) -> list[str]:
         """Directories to work in; returns what they really are."""

@@ -5,7 +5,7 @@ sent reaches the CLI but by way of a typed struct that is encoded again.  What t
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from broker import mcp, policy
-from broker.accepted import accept, alter
+from broker.accepted import BY_OPTION, accept, alter
 from broker.bound import PUBLIC_API, Bound
 from broker.config import Config
 from broker.config_policy import Policy
@@ -74,15 +74,6 @@ class Exchange:
         self.questions.policy = limits
 
     @property
-    def permission_timeout_s(self) -> float:
-        """How long a person has to answer."""
-        return self.questions.timeout_s
-
-    @permission_timeout_s.setter
-    def permission_timeout_s(self, seconds: float) -> None:
-        self.questions.timeout_s = seconds
-
-    @property
     def is_blocked(self) -> bool:
         """Whether the CLI reads nothing just now: it connects to an MCP server."""
         return self._controls.is_any_of(McpSetServers, McpReconnect, McpToggle)
@@ -92,7 +83,7 @@ class Exchange:
 
         An ``initialize`` that a client of the parent brought is the broker's to give, unless hello announces another.
         """
-        self.bound, self.permission_timeout_s = parent.bound.copy(), parent.permission_timeout_s
+        self.bound, self.questions.timeout_s = parent.bound.copy(), parent.questions.timeout_s
         self.bound.initialize_by, self.bound.is_initialize_known = "broker", True
         self.declared.take_over(parent.declared)
 
@@ -157,6 +148,10 @@ class Exchange:
 
         self.change(tell, on_done, partial(self._controls.is_open, cli_id))
 
+    def supersede(self, options: Iterable[str]) -> None:
+        """A hello has changed these: what the CLI still has to answer of them holds no more."""
+        self._controls.supersede(*(BY_OPTION[name] for name in options if name in BY_OPTION))
+
     def _check_state(self, control: Control, request_id: str) -> None:
         """What no policy can judge alone: it depends on what happened before, and on the operator's own servers."""
         if isinstance(control, GetContextUsage):
@@ -202,7 +197,7 @@ class Exchange:
             self._reply(asked, ControlReplyBody("error", asked.request_id, error=mcp.plain(answer.error, 512)))
         else:
             self._reply(asked, ControlReplyBody("success", asked.request_id, self._shown(control, answer)))
-            state = accept(control, self.bound, self.policy)
+            state = None if asked.is_superseded else accept(control, self.bound, self.policy)
             if state is not None:
                 self._outlet.publish(state)
         self._outlet.wake_task()  # an interrupt may have waited for this

@@ -48,6 +48,8 @@ class Handshake:
         if is_clients and self.owner is None:
             return "first"
         if request == self._request:
+            if self._is_nobodys(request, reader):
+                raise Refused("hooks, sdkMcpServers: whoever declared them without client.instance is gone")
             if self.answer is None or self._before is not None:
                 raise Refused("initialize is being answered: ask again")
             return "cached"
@@ -60,6 +62,11 @@ class Handshake:
         if self.answer is None:
             raise Refused("initialize is being answered: ask again")
         return "cached"
+
+    def _is_nobodys(self, request: Initialize, reader: Reader) -> bool:
+        """Whether it declares what was declared by a connection without a name, which no other one can be."""
+        is_nameless = self.owner is not None and not self.owner.instance and not self.owner.is_(reader)
+        return is_nameless and bool(request.hooks or request.sdkMcpServers)
 
     def _again(self, request: Initialize) -> What:
         """The owner sends another one."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from msgspec import UNSET
 
 from broker.exchange import Exchange
+from broker.occupation import Occupation
 from broker.steering import WITHDRAWN, Steering
 from broker.turns import Turns
 from protocol import cli
@@ -24,6 +25,7 @@ class Stoppable(Protocol):
     turns: Turns
     exchange: Exchange
     steering: Steering
+    occupation: Occupation
     is_gated: bool
 
     def fail_queued(self, reason: FailureReason, detail: str) -> None:
@@ -40,7 +42,8 @@ class Interrupts:
         self._session = session
 
     def ask(self, control: Interrupt) -> dict[str, Any]:
-        """Stop the running turn, and empty the queue if that is asked for; the receipt for the client.
+        """Stop the running turn, or what the CLI does by itself, and empty the queue if that is asked for; the receipt
+        for the client.
 
         A steered message that waits in the CLI is still queued there until the CLI has agreed to forget it.
         """
@@ -53,6 +56,8 @@ class Interrupts:
             self._session.steering.withdraw()
         if turns.ask_interrupt(time.monotonic()):
             self.send_due()
+        elif self._session.occupation.is_own:
+            self._write()
         return {"still_queued": [*turns.waiting_ids, *turns.queued_ids], "cancelled": cancelled}
 
     def send_due(self) -> bool:
@@ -65,5 +70,8 @@ class Interrupts:
         if is_blocked or not turns.is_interrupt_due(now):
             return False
         turns.interrupt_written(now)
-        self._session.write(cli.control_line(f"interrupt-{uuid.uuid4().hex[:8]}", {"subtype": "interrupt"}))
+        self._write()
         return True
+
+    def _write(self) -> None:
+        self._session.write(cli.control_line(f"interrupt-{uuid.uuid4().hex[:8]}", {"subtype": "interrupt"}))

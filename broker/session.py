@@ -63,7 +63,7 @@ class Session:
         self.cli_session_id = ""
         self.is_binding = self.is_gated = False
         """The process owes answers that guard safety, or MCP servers are still being bound: no user line yet."""
-        self._occupation = Occupation()
+        self.occupation = Occupation()
         self.is_verbose = False
         """Clients get everything that the CLI says, traces of its work too."""
         self.last_terminal_at = time.monotonic()
@@ -72,8 +72,8 @@ class Session:
         self.on_awaiting_first_token: Callable[[int], None] = lambda change: None
         self.lines_before_turn: Callable[[], bytes] = bytes
         """What the process has to be told before its next user line: options that a new hello changed."""
-        self.has_untold_changes = False
-        """Control requests wait for their turn to be told: a message behind them must not overtake them."""
+        self.has_untold_changes = self.has_held_options = False
+        """Control requests wait to be told, options of a hello for the next turn: no message overtakes them."""
         self.expected_key_source: str | None = None
         """What the next ``system/init`` has to name; None when that is settled."""
 
@@ -126,7 +126,7 @@ class Session:
     def start_next(self) -> bool:
         """Write the next queued message if the CLI is idle; True when the queue is empty afterwards."""
         process = self.process
-        is_held = self.is_binding or self.is_gated or self.has_untold_changes or self._occupation.is_busy
+        is_held = self.is_binding or self.is_gated or self.has_untold_changes or self.occupation.is_busy
         if is_held or process is None or self.kill_reason is not None:
             return not self.turns.queued_ids
         if self.turns.current is None and process.is_dead:
@@ -278,7 +278,7 @@ class Session:
             init = cli.decode_init(line)
             if init is None:
                 return
-            self.cli_session_id = init.session_id or self.cli_session_id
+            self.cli_session_id = cli.session_id(init.session_id, self.cli_session_id)
             if turn is not None and not turn.is_initialized:
                 turn.is_initialized = True
                 turn.advance(TurnEvent.FRAME)
@@ -289,7 +289,7 @@ class Session:
                 self.wake_task()
         elif found.subtype == "session_state_changed":
             own_until = None if turn is not None else time.monotonic() + self._config.turn.timeout_s
-            self._occupation.tell(found.state, own_until)
+            self.occupation.tell(found.state, own_until)
             self.start_next()
         elif found.subtype not in SYSTEM_SUBTYPES:
             self._metrics.cli_frame_unknown("system")
@@ -303,8 +303,8 @@ class Session:
         if result is None:
             self._kill(FailureReason.CLI_PROTOCOL, "a result of unknown form")
             return
-        self.cli_session_id = result.session_id or self.cli_session_id
-        self._occupation.result(time.monotonic())
+        self.cli_session_id = cli.session_id(result.session_id, self.cli_session_id)
+        self.occupation.result(time.monotonic())
         if self.kill_reason is not None:
             return  # the late result of a turn that has failed: forwarded, and no second terminal
         self.exchange.withdraw_prompts()
@@ -341,7 +341,7 @@ class Session:
         self.exchange.process_gone()
         self.process = None
         self.is_gated = self.is_binding = False
-        self._occupation = Occupation()
+        self.occupation = Occupation()
         self.kill_reason = None
 
     def attach_process(
@@ -360,18 +360,18 @@ class Session:
         """When ``tick`` has something to do; monotonic seconds."""
         has_prompts = len(self.exchange.questions) > 0
         turn = watchdog.wake_times(self.turns.current, self._config.turn, has_prompts=has_prompts)
-        busy = [self._occupation.until] if self._waits_for_idle else []
+        busy = [self.occupation.until] if self._waits_for_idle else []
         return turn + busy + self.exchange.wake_times()
 
     @property
     def _waits_for_idle(self) -> bool:
-        return self._occupation.is_busy and self.turns.current is None and bool(self.turns.queued_ids)
+        return self.occupation.is_busy and self.turns.current is None and bool(self.turns.queued_ids)
 
     def tick(self, now: float) -> None:
         """Do what is due: deny expired prompts, repeat an interrupt, give up on the turn."""
         self.exchange.tick(now)
         self.interrupts.send_due()
-        if self._waits_for_idle and self._occupation.give_up(now):
+        if self._waits_for_idle and self.occupation.give_up(now):
             self.start_next()
         turn = self.turns.current
         reason = watchdog.overdue(turn, self._config.turn, now, has_prompts=len(self.exchange.questions) > 0)

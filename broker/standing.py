@@ -12,7 +12,8 @@ from msgspec import UNSET
 from broker.bound import Bound
 from broker.config_policy import Policy, SpecialOption
 from broker.effects import Effects
-from protocol.codes import CloseCode
+from protocol.codes import CloseCode, ErrorCode
+from protocol.errors import ClientError
 from protocol.options import PermissionMode
 
 
@@ -26,6 +27,9 @@ def check_bound(bound: Bound, policy: Policy) -> None:
         if name not in policy.options and _special(bound, name):
             raise judge.refusal(name, "options")
     if bound.credentials is not None and policy.credentials == "client":
+        if bound.is_paid:
+            message = "options.credentials is needed: the server does not pay any more (policy.credentials)"
+            raise ClientError(ErrorCode.CREDENTIALS_REQUIRED, message, close=CloseCode.BIND_FAILED)
         judge.credentials(bound.credentials)
     if bound.model is not None:
         judge.model("model", bound.model)
@@ -37,6 +41,7 @@ def check_bound(bound: Bound, policy: Policy) -> None:
         judge.mode("permission_mode", "bypassPermissions")
     judge.directories("add_dirs", bound.add_dirs or [])
     if bound.rules.additionalDirectories is not UNSET:
+        judge.more_directories(bound.rules.additionalDirectories)
         judge.directories("settings.permissions.additionalDirectories", bound.rules.additionalDirectories)
     judge.plugins(bound.spawn.plugin_dirs)
     judge.mcp_servers("mcp_servers", bound.mcp_servers)

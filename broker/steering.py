@@ -32,6 +32,8 @@ class Steerable(Protocol):
     process: Process | None
     kill_reason: str | None
     is_gated: bool
+    has_untold_changes: bool
+    has_held_options: bool
 
     def write(self, line: bytes) -> None:
         """Queue a line for the CLI."""
@@ -66,6 +68,8 @@ class Steering:
         session = self._session
         turn = session.turns.current
         if turn is None or turn.interrupt_asked_at is not None or session.is_gated or session.kill_reason is not None:
+            return False
+        if session.has_untold_changes or session.has_held_options:  # of which a message that comes now is to run
             return False
         if session.exchange.bound.hooks.get("UserPromptSubmit"):
             return False

@@ -241,6 +241,8 @@ class Tenure:
         session, again = self.session, self._again or self._base
         self.lobby.tell_position(0)
         bound = session.exchange.bound
+        self.lobby.bind_credentials()
+        standing.check_bound(bound, session.policy)  # also what a process is started with
         choice = self._pool.choose(bound.model, bound.spawn).having_spent(session.turns.usage.total.cost_usd)
         lease_it = self._pool.lease(choice, session.key[0], again=again, on_position=self.lobby.tell_position)
         lease: Lease | None = None

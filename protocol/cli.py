@@ -53,6 +53,7 @@ class Peek(Struct, frozen=True, gc=False):
 
 
 _TEXTS: Final = frozenset({"type", "subtype", "request_id", "state"})
+_SESSION_ID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 VISIBLE_DELTAS: Final = frozenset({"text_delta", "thinking_delta", "input_json_delta"})
 
@@ -230,6 +231,14 @@ def decode_result(line: bytes) -> Result | None:
 def decode_init(line: bytes) -> Init | None:
     """The ``system/init`` in ``line``, or None when its fields do not have the documented types."""
     return _decoded(_init, line)
+
+
+def session_id(found: str, known: str) -> str:
+    """The CLI's id of a conversation: ``found`` if it can be one, else ``known``.
+
+    It becomes a file's name and an argument, and whatever else writes to the CLI's stdout may have made it up.
+    """
+    return found if _SESSION_ID.fullmatch(found) else known
 
 
 def decode_request(line: bytes) -> CliRequest | BareRequest | None:

@@ -12,8 +12,8 @@ socket to ``TextAssembler.feed`` and show what comes back::
                 print()  # the turn has ended: part.text is all of it, part.error says what went wrong
 
 Every word is given once.  Where frames are missing (a connection that begins in mid-turn, or one that lost some) the
-words come with the whole message, once it is complete; frames that come a second time are left out.  ``epoch`` and
-``last_seq`` are what the next hello has to say to go on from here.
+words come with the whole message, once it is complete; frames that come a second time are left out.  Of a turn whose
+end is lost there is no ``TurnText``.  ``epoch`` and ``last_seq`` are what the next hello has to say to go on from here.
 """
 
 from dataclasses import dataclass
@@ -67,6 +67,7 @@ class _Turn(Struct, frozen=True):
 class _Welcome(Struct, frozen=True):
     epoch: str = ""
     turn: _Turn | None = None
+    lost: object = None
 
 
 class _Started(Struct, frozen=True):
@@ -185,6 +186,10 @@ class TextAssembler:
         if welcome.epoch != self.epoch:
             self.epoch, self.last_seq, self._message = welcome.epoch, 0, None
             self._running = []
+        elif welcome.lost is not None:  # the end of the turn that ran may be among it
+            if welcome.turn is None or [welcome.turn.id] != self._running[:1]:
+                self._forget_turn()
+            self._running = []
         if welcome.turn is not None and welcome.turn.id not in self._running:
             self._running = [welcome.turn.id, *welcome.turn.steered]
 
@@ -237,7 +242,10 @@ class TextAssembler:
         if terminal.id is not None:
             del self._running[:1]
         text = "".join(self._said)
+        self._forget_turn()
+        return TurnText(terminal.id, text, terminal.failure)
+
+    def _forget_turn(self) -> None:
         self._said.clear()
         self._block.clear()
         self._message = None
-        return TurnText(terminal.id, text, terminal.failure)

@@ -107,7 +107,7 @@ FORBIDDEN: list[Wish] = [
         "another API", "base_urls", {"credentials": ELSEWHERE},
         {"subtype": "set_credentials", "credentials": ELSEWHERE},
     ),
-    *_settings("files of this machine", "add_dir_roots", {"additionalDirectories": ["/etc"]}),
+    *_settings("files of this machine", "options", {"additionalDirectories": ["/etc"]}),
     *(
         Wish("a process of its own kind", f"hello {option}", _hello({option: value}), "options")
         for option, value in {
@@ -129,11 +129,18 @@ MODEL_FORBIDDEN: list[Wish] = [
 ]
 """Under a policy whose ``models`` are ``["sonnet", "haiku"]``."""
 
+OTHER_MONEY = "another-payers-token"
 SERVER_PAYS: list[Wish] = _everywhere(
-    "another's money", "credentials", {"credentials": {"oauth_token": "t"}},
-    {"subtype": "set_credentials", "credentials": {"oauth_token": "t"}},
+    "another's money", "credentials", {"credentials": {"oauth_token": OTHER_MONEY}},
+    {"subtype": "set_credentials", "credentials": {"oauth_token": OTHER_MONEY}},
 )  # fmt: skip
 """Under a policy whose ``credentials`` are ``server``."""
+
+FILES_FORBIDDEN: list[Wish] = [
+    Wish("files of this machine", "hello", _hello({"add_dirs": ["/etc"]}), "add_dir_roots"),
+    *_settings("files of this machine", "add_dir_roots", {"additionalDirectories": ["/etc"]}),
+]
+"""Under a policy whose ``options`` name ``add_dirs``, and whose ``add_dir_roots`` lie elsewhere."""
 
 RULES = [{"toolName": "Bash"}]
 ESCALATIONS: list[dict[str, Any]] = [

@@ -63,3 +63,9 @@ def test_settings_are_told_by_name() -> None:
         settings=["permissions.allow", "permissions.defaultMode", "outputStyle"], permission_mode="plan"
     )
     assert told(ApplyFlagSettings(Settings(effortLevel="low")), Bound()) == State(settings=["effortLevel"])
+
+
+def test_nobody_switches_the_operators_servers_off() -> None:
+    """A tenant's own server of that name was switched off before the operator had one."""
+    bound = Bound(mcp_servers={"docs": McpSdk()}, mcp_off=frozenset({"docs"}))
+    assert told(McpSetServers({}), bound) == State(mcp_servers=["docs"])

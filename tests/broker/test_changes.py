@@ -12,7 +12,7 @@ from broker.controls import DEADLINE_S
 from broker.metrics import Metrics
 from broker.process import Process
 from broker.session import Session
-from protocol.controls import ApplyFlagSettings, Control, SetCredentials
+from protocol.controls import ApplyFlagSettings, Control, McpSetServers, SetCredentials, SetModel
 from protocol.frames import UserMessage
 from protocol.mcp import McpSdk
 from protocol.options import Credentials, Permissions, SessionOptions, Settings
@@ -249,3 +249,56 @@ def test_a_refused_change_takes_back_its_own_alone() -> None:
     assert stage.bound.disallowed_tools == ["Bash"]
     assert stage.bound.permissions == {"deny": ["Bash"]}
     assert stage.replies == {"a": "no"}
+
+
+def test_servers_beside_one_that_is_switched_off() -> None:
+    """The switch needs no answer: the request ends with that of the servers, and the next change is told."""
+    stage = Stage(SessionOptions(mcp_servers={"own": McpSdk()}))
+    stage.bound.mcp_off = frozenset({"own"})
+    stage.control("a", McpSetServers({"own": McpSdk(), "more": McpSdk()}))
+    stage.control("b", EFFORT)
+    limits, servers, toggle = stage.told()
+    assert (servers["request"]["subtype"], toggle["request"]["subtype"]) == ("mcp_set_servers", "mcp_toggle")
+    stage.answer(limits)
+    stage.answer(servers)
+    assert stage.replies == {"a": "success"}
+    [effort] = stage.told()
+    stage.answer(effort)
+    assert stage.replies == {"a": "success", "b": "success"}
+
+
+def test_the_answer_to_what_was_changed_again_is_no_news() -> None:
+    """A hello's model is written behind a request's: it is the one that holds, for the next process too."""
+    stage = Stage()
+    stage.control("a", SetModel("opus"))
+    stage.hello(model="haiku")
+    asked, again = stage.told()
+    stage.answer(asked)
+    stage.answer(again)
+    assert stage.replies == {"a": "success"}
+    assert stage.bound.model == "haiku"
+    assert not stage.session.log.head, "nobody is told of opus"
+
+
+def test_nothing_is_steered_past_what_waits_to_be_told() -> None:
+    """Options of a hello wait for the next turn, changes for each other: a message that comes then is behind them."""
+    stage = Stage()
+    seen: list[bool] = []
+
+    def look() -> None:
+        seen.append(stage.session.steering.is_possible)
+
+    stage.say("m-1")
+    look()
+    stage.hello(permission_mode="plan")
+    look()
+    stage.result()
+    stage.say("m-2")
+    stage.answer_all()
+    look()
+    stage.control("a", EFFORT)
+    stage.control("b", SetCredentials(NEW))
+    look()
+    stage.answer_all()
+    look()
+    assert seen == [True, False, True, False, True]

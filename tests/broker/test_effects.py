@@ -17,7 +17,7 @@ from protocol.controls import ApplyFlagSettings, PermissionAnswer, decode_contro
 from protocol.errors import ClientError
 from protocol.frames import ControlRequest, Hello, User, UserMessage
 from protocol.options import SessionOptions, Settings
-from tests.forbidden import ESCALATIONS, FORBIDDEN, LEAKS, MODEL_FORBIDDEN, SERVER_PAYS, Wish
+from tests.forbidden import ESCALATIONS, FILES_FORBIDDEN, FORBIDDEN, LEAKS, MODEL_FORBIDDEN, SERVER_PAYS, Wish
 
 DEFAULT = Policy()
 CHEAP = Policy(models=["sonnet", "haiku"])
@@ -76,7 +76,7 @@ def test_the_setting_that_is_named_is_the_one_that_allows(wish: Wish) -> None:
     """An operator who does what the refusal says has allowed it: no second rule stands behind the first."""
     judge(wish.frame, OPEN)
     changed = {wish.setting: getattr(OPEN, wish.setting)}
-    if wish.frame.get("options", {}).keys() & {"add_dirs", "plugin_dirs"}:
+    if wish.setting == "options":  # which directories is a question of its own
         changed |= {"add_dir_roots": OPEN.add_dir_roots, "plugin_roots": OPEN.plugin_roots}
     judge(wish.frame, replace(DEFAULT, **changed))
 
@@ -99,6 +99,13 @@ def test_a_model_of_the_list_passes_and_so_does_inheriting_it() -> None:
     """What is listed is allowed everywhere; an agent that inherits has the session's model."""
     agents = {name: {"description": "d", "prompt": "p", "model": name} for name in ("sonnet", "haiku", "inherit")}
     judge({"type": "broker.hello", "options": {"model": "haiku", "agents": agents}}, CHEAP)
+
+
+@pytest.mark.parametrize("wish", FILES_FORBIDDEN, ids=name)
+def test_a_directory_beside_the_roots_is_refused_in_every_carrier(wish: Wish, tmp_path: Path) -> None:
+    """Where directories may be added at all; the roots that hold it allow it."""
+    refused(wish, Policy(options=["add_dirs"], add_dir_roots=[str(tmp_path)]))
+    judge(wish.frame, Policy(options=["add_dirs"], add_dir_roots=["/etc"]))
 
 
 @pytest.mark.parametrize("wish", SERVER_PAYS, ids=name)
@@ -171,5 +178,5 @@ def test_a_directory_below_a_root_is_handed_on_as_what_it_is(roots: Path, path: 
     changed = judged(SessionOptions(settings=settings), roots).settings
     assert isinstance(changed, Settings)
     assert msgspec.to_builtins(changed) == {"permissions": {"additionalDirectories": real}}
-    policy = Policy(add_dir_roots=[str(roots / "allowed")])
+    policy = Policy(options=["add_dirs"], add_dir_roots=[str(roots / "allowed")])
     assert check_control(ApplyFlagSettings(settings), policy, "c1") == ApplyFlagSettings(changed)

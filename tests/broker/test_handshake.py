@@ -98,3 +98,14 @@ def test_one_at_a_time() -> None:
     assert "ask again" in refusal(handshake, PLAIN, OWNER)
     handshake.refused()
     assert handshake.judge(PLAIN, OWNER, is_clients=True) == "hooks"
+
+
+def test_hooks_of_a_nameless_connection_are_nobodys_once_it_is_gone() -> None:
+    """The same initialize from another connection would seem to be in force, and nobody would ever be asked."""
+    nameless, handshake = FakeReader(""), Handshake()
+    assert handshake.judge(HOOKS, nameless, is_clients=True) == "first"
+    handshake.asked(HOOKS, nameless)
+    handshake.answered(NEW)
+    assert handshake.judge(HOOKS, nameless, is_clients=True) == "cached"
+    assert "client.instance" in refusal(handshake, HOOKS, FakeReader(""))
+    assert handshake.judge(Initialize(systemPrompt="Be brief."), FakeReader(""), is_clients=True) == "cached"

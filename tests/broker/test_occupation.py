@@ -32,3 +32,14 @@ def test_after_a_result_it_is_soon_idle() -> None:
     assert not occupation.give_up(10.0 + GRACE_S - 0.1)
     assert occupation.give_up(10.0 + GRACE_S)
     assert not occupation.give_up(99.0), "once is enough"
+
+
+def test_what_it_began_by_itself_is_its_own_until_a_result() -> None:
+    """A client's turn is not, nor what follows a result."""
+    occupation = Occupation()
+    seen: list[bool] = []
+    for state, own_until in (("running", None), ("idle", 9.0), ("running", 9.0), ("requires_action", 9.0)):
+        occupation.tell(state, own_until)
+        seen.append(occupation.is_own)
+    occupation.result(2.0)
+    assert [*seen, occupation.is_own] == [False, False, True, True, False]

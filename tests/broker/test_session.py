@@ -15,10 +15,11 @@ from broker.metrics import Metrics
 from broker.process import Process
 from broker.session import Session
 from broker.turn import Turn
-from protocol.controls import HookMatcher
+from protocol.controls import HookMatcher, Interrupt
 from protocol.options import Credentials
 from protocol.traces import REPLAY, TRACES
 from protocol.wire import text_of
+from tests.broker.outlets import FakeReader
 
 Frame = dict[str, Any]
 
@@ -174,3 +175,31 @@ def test_what_cannot_be_steered() -> None:
     made.says({"type": "result", "subtype": "success"})
     look()
     assert found[4:] == [False, False, False]
+
+
+def test_an_interrupt_stops_what_the_cli_does_by_itself() -> None:
+    """A turn that it began when a background task had ended; where nothing runs, nothing is written."""
+    made = Conversation()
+    process = Ears()
+    made.session.process = cast("Process", process)
+    made.says({"type": "result", "subtype": "success", "session_id": "s"})
+    busy = {"type": "system", "subtype": "session_state_changed", "state": "running"}
+    made.session.control("c-1", Interrupt(), FakeReader("tab"))
+    assert process.heard == []
+    made.says({**busy, "state": "idle"}, busy)
+    made.session.control("c-2", Interrupt(turn="m-1"), FakeReader("tab"))
+    assert process.heard == [], "a turn that is over is not what runs"
+    made.session.control("c-3", Interrupt(), FakeReader("tab"))
+    assert [line["request"]["subtype"] for line in process.heard] == ["interrupt"]
+
+
+class Ears:
+    """A process that keeps what it is told."""
+
+    is_dead = False
+
+    def __init__(self) -> None:
+        self.heard: list[Frame] = []
+
+    def write(self, data: bytes) -> None:
+        self.heard += [json.loads(line) for line in data.splitlines()]

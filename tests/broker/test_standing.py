@@ -32,7 +32,8 @@ OTHERS: list[tuple[dict[str, Any], Policy, str]] = [
     ({"tools": []}, Policy(options=[]), "options"),
     ({"betas": ["b-1"]}, DEFAULT, "options"),
     ({"agents": {"a": Agent("d", "p", mcpServers=[{"own": STDIO}])}}, DEFAULT, "mcp_stdio"),
-    ({"settings": Settings(Permissions(additionalDirectories=["/"]))}, DEFAULT, "add_dir_roots"),
+    ({"settings": Settings(Permissions(additionalDirectories=["/"]))}, Policy(options=["add_dirs"]), "add_dir_roots"),
+    ({"settings": Settings(Permissions(additionalDirectories=["/"]))}, Policy(add_dir_roots=["/"]), "options"),
 ]
 
 
@@ -95,3 +96,15 @@ def test_what_is_allowed_passes(tmp_path: Path) -> None:
             add_dir_roots=[str(tmp_path)],
         ),
     )
+
+
+def test_a_server_that_pays_no_more() -> None:
+    """Its credential is not spent any longer: the client has to bring one."""
+    made = bound(credentials=Credentials(oauth_token="own"))
+    made.is_paid = True
+    check_bound(made, Policy(credentials="server"))
+    with pytest.raises(ClientError) as caught:
+        check_bound(made, DEFAULT)
+    assert (caught.value.code, caught.value.close) == (ErrorCode.CREDENTIALS_REQUIRED, CloseCode.BIND_FAILED)
+    made.merge(SessionOptions(credentials=Credentials(oauth_token="mine")), with_initialize=False)
+    check_bound(made, DEFAULT)

@@ -133,7 +133,7 @@ async def bash(client: Client, command: str, within_s: float = 60) -> str:
     assert end["type"] == "broker.turn_completed", end
     contents = [f["message"]["content"] for f in client.frames[seen:] if f["type"] == "user"]
     results = [b for content in contents if isinstance(content, list) for b in content if b["type"] == "tool_result"]
-    assert results, "the tool did not run"
+    assert results, f"the tool did not run: {end}, {contents}"
     return "\n".join(str(result["content"]) for result in results)
 
 

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.forbidden import ESCALATIONS, FORBIDDEN, LEAKS, MODEL_FORBIDDEN, SERVER_PAYS, Wish
+from tests.forbidden import (
+    ESCALATIONS,
+    FILES_FORBIDDEN,
+    FORBIDDEN,
+    LEAKS,
+    MODEL_FORBIDDEN,
+    OTHER_MONEY,
+    SERVER_PAYS,
+    Wish,
+)
 from tests.kit.broker import Broker, running_broker, started_broker
 from tests.kit.client import Client, connected
 from tests.oracle import Oracle
@@ -66,8 +75,8 @@ async def test_a_forbidden_effect_never_reaches_the_cli(wish: Wish, broker: Brok
     assert [mark for mark in MARKS if mark in told(broker)] == []
 
 
-async def test_models_and_credentials_of_the_operator_are_not_changed(tmp_path: Path) -> None:
-    """Under a list of models and a paying server, no carrier brings another model or another credential."""
+async def test_what_the_operator_has_chosen_is_not_changed(tmp_path: Path) -> None:
+    """Under a list of models, a paying server, roots of directories: no carrier brings another one."""
     (tmp_path / "token").write_text("operators-own\n")
     policy = {"models": ["sonnet", "haiku"]}
     async with running_broker(tmp_path / "models", {"policy": policy}) as broker:
@@ -78,7 +87,15 @@ async def test_models_and_credentials_of_the_operator_are_not_changed(tmp_path: 
     async with running_broker(tmp_path / "paid", config) as broker:
         for wish in SERVER_PAYS:
             await refused(broker, wish)
-        assert '"t"' not in told(broker)
+        assert OTHER_MONEY not in told(broker)
+        async with connected(broker.url, hello={}) as client:  # what is looked for would be found
+            await client.turn(f"I have {OTHER_MONEY}")
+        assert OTHER_MONEY in told(broker)
+    elsewhere = {"options": ["add_dirs"], "add_dir_roots": [str(tmp_path)]}
+    async with running_broker(tmp_path / "files", {"policy": elsewhere}) as broker:
+        for wish in FILES_FORBIDDEN:
+            await refused(broker, wish)
+        assert "/etc" not in told(broker)
 
 
 async def test_the_operators_variables_are_not_sent_to_a_tenants_server(broker: Broker) -> None:

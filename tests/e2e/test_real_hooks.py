@@ -13,7 +13,7 @@ from tests.kit.broker import Broker
 from tests.oracle import Oracle
 
 pytestmark = [pytest.mark.real_cli, pytest.mark.timeout(180)]
-CONFIG = {"session": {"detach_timeout_s": 1}, "pool": {"bind_timeout_s": 5, "mcp_bind_timeout_s": 2}}
+CONFIG = {"session": {"detach_timeout_s": 1}, "pool": {"bind_timeout_s": 5, "mcp_bind_timeout_s": 4}}
 
 
 @asynccontextmanager

@@ -162,7 +162,7 @@ async def test_two_branches_diverge_and_the_parent_is_untouched(version: str, tm
             parents = place("root", system_prompt="You are the parent.")
             async with connected(broker.url, hello=parents) as parent:
                 await said(parent, "word-root")
-                await said(parent, "word-two")
+                await said(parent, "word-two", "m-2")
                 await idle(parent)
                 page = await history(parent)  # waits until an answer is written
                 before = on_disk(broker, own(parent))
@@ -175,8 +175,8 @@ async def test_two_branches_diverge_and_the_parent_is_untouched(version: str, tm
                     for client in (a, b):
                         assert words((await history(client))["frames"]) == words(page["frames"])
                     async with asyncio.TaskGroup() as group:
-                        group.create_task(said(a, "only-a"))
-                        group.create_task(said(b, "only-b"))
+                        group.create_task(said(a, "only-a", "m-2"))  # an id that the copied transcript knows
+                        group.create_task(said(b, "only-b", "m-2"))
                     assert is_untouched(on_disk(broker, own(parent)), before)
                     requests = [str(post) for post in posts(api)]
                     of_a = next(text for text in requests if "only-a" in text)

@@ -224,10 +224,11 @@ async def test_questions_without_readers_are_cut(broker: Broker) -> None:
     """A client that asks for ever and reads no answer is stopped by its own full buffer, then cut."""
     ask = client_frame(b'{"type":"broker.ping","t":1}') * 1000
     async with neighbour(broker):
-        before = rss_mb(broker)
+        before, closed = rss_mb(broker), len(broker.log_events("connection.closed"))
         async with raw_connection(broker.port) as raw:
             await welcomed(raw)
             async with asyncio.timeout(CUT_WITHIN_S + 10):
                 assert await flood(raw, ask, 100 * MEBIBYTE) < 100 * MEBIBYTE
         assert rss_mb(broker) - before < 20
+        await eventually(lambda: len(broker.log_events("connection.closed")) > closed, 10)  # it holds no process
     assert no_bug(broker)

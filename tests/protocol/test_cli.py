@@ -322,3 +322,15 @@ def test_the_lines_of_the_broker() -> None:
         b'{"type":"update_environment_variables","variables":{"CLAUDE_CODE_OAUTH_TOKEN":"t"}}',
         b"",
     ]
+
+
+SESSION = "0b4ec0de-1234-4abc-8def-0123456789AB"
+
+
+@pytest.mark.parametrize(
+    "found", ["", "x", "../../../v/home/.claude/projects/p/secret", SESSION[:-1], f"{SESSION}\n", f"{SESSION}\0"]
+)
+def test_what_cannot_be_a_session_id_is_not_taken(found: str) -> None:
+    """It becomes a file's name and an argument."""
+    assert cli.session_id(found, "known") == "known"
+    assert cli.session_id(SESSION, "known") == SESSION

@@ -205,3 +205,25 @@ def test_nothing_is_raised(frames: list[Frame], kind: str) -> None:
         assert words.feed(odd) == []
     words = TextAssembler()
     assert said(fed(numbered(CONVERSATION), words)) == [(turn.text, turn.text) for turn in TURNS]
+
+
+@pytest.mark.parametrize("turn", [None, {"id": "m-2"}])
+def test_a_turn_whose_end_is_lost_is_forgotten(turn: Frame | None) -> None:
+    """What was said of it belongs to no later one."""
+    words = TextAssembler()
+    first = [{"type": "broker.welcome", "epoch": "k"}, *numbered([started("m-1"), *streamed("msg_1", "One")])]
+    fed(first, words)
+    lost = {"type": "broker.welcome", "epoch": "k", "turn": turn, "lost": {"from": 9, "to": 40, "reason": "expired"}}
+    begun = [] if turn else [started("m-2")]
+    parts = fed([lost, *numbered([*begun, *streamed("msg_2", "Two"), completed("m-2")], 41)], words)
+    assert [part for part in parts if isinstance(part, TurnText)] == [TurnText("m-2", "Two ")]
+
+
+def test_a_turn_that_goes_on_over_what_is_lost_keeps_its_words() -> None:
+    """Its end is still to come."""
+    words = TextAssembler()
+    first = [{"type": "broker.welcome", "epoch": "k"}, *numbered([started("m-1"), *streamed("msg_1", "One")])]
+    fed(first, words)
+    lost = {"type": "broker.welcome", "epoch": "k", "turn": {"id": "m-1"}, "lost": {"from": 9, "to": 40}}
+    parts = fed([lost, *numbered([*streamed("msg_2", "Two"), completed("m-1")], 41)], words)
+    assert parts[-1] == TurnText("m-1", f"One {BREAK}Two ")
