@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw
+from msgspec.structs import replace
 
 from broker import mcp, policy
 from broker.accepted import BY_OPTION, accept, alter
@@ -33,6 +34,7 @@ from protocol.controls import (
     McpReconnect,
     McpSetServers,
     McpToggle,
+    RewindFiles,
     SetCredentials,
 )
 from protocol.errors import ClientError
@@ -129,6 +131,8 @@ class Exchange:
                 cli_id = self._ask(request_id, control, reader)
                 if isinstance(control, GetContextUsage):
                     self._context_usage_at = time.monotonic()
+                elif isinstance(control, RewindFiles):
+                    control = replace(control, user_message_id=self._outlet.turns.for_cli(control.user_message_id))
                 self._outlet.write(cli.control_line(cli_id, control))
 
     def _change(

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from msgspec import Raw
 
+from broker.turns import Turns
 from protocol.codes import CloseCode
 from protocol.frames import ServerFrame
 
@@ -37,6 +38,7 @@ class Outlet(Protocol):
     """What the parts of a session need of it."""
 
     readers: list[Reader]
+    turns: Turns
 
     @property
     def wake_task(self) -> Callable[[], None]:

@@ -171,6 +171,8 @@ class Registry:
             self._forking -= 1
         session = Session(key, identity, self._config, self._metrics)
         session.exchange.inherit(parent.session.exchange)
+        if base is not None:
+            session.turns.mark = f"~{uuid.uuid4().hex[:8]}"
         return self._start(session, base)
 
     async def _branch_of_living(self, parent: Entry) -> Again | None:

@@ -108,7 +108,8 @@ class Session:
         given = frame.uuid if isinstance(frame, User) else frame.id
         message_id = given if given is not UNSET else str(uuid.uuid4())
         is_command = policy.check_content(content, self.policy, message_id)
-        line = cli.user_line(message_id, content, is_command=is_command)
+        cli_id = message_id + self.turns.mark
+        line = cli.user_line(cli_id, content, is_command=is_command)
         turn = Turn(message_id, line, content, reader.instance, received_at)
         is_steering = frame.steer and self.steering.is_possible
         outcome = self.turns.submit(turn, digest(line), time.monotonic() if is_steering else None)
@@ -118,7 +119,7 @@ class Session:
         reader.send(Accepted(message_id, outcome))
         is_queued = not is_steering and not self.start_next()
         if is_steering:
-            is_queued = self._write(turn, cli.user_line(message_id, content, is_command=is_command, is_steering=True))
+            is_queued = self._write(turn, cli.user_line(cli_id, content, is_command=is_command, is_steering=True))
         if is_queued:
             self.publish(Message(message_id, "queued", reader.instance, describe(content)))
             self.wake_task()
@@ -251,11 +252,9 @@ class Session:
 
     def _on_user(self, line: bytes) -> None:
         """A tool's result, or a message of a client that the CLI says again when it takes it in."""
-        message_id = traces.replayed(line)
-        is_ours = message_id is not None and self.turns.knows(message_id)
-        self._tell(line, traces.REPLAY if is_ours else None)
-        if message_id is not None:
-            self.steering.take(message_id)
+        message_id = self.turns.own(traces.replayed(line) or "")
+        self._tell(line, traces.REPLAY if self.turns.knows(message_id) else None)
+        self.steering.take(message_id)
 
     @property
     def has_process(self) -> bool:

@@ -77,10 +77,11 @@ class Steering:
 
     def on_lifecycle(self, sign: traces.Lifecycle) -> None:
         """The CLI says what it does with a message."""
+        message_id = self._session.turns.own(sign.command_uuid)
         if sign.is_taken:
-            self.take(sign.command_uuid)
-        elif sign.is_over and not (sign.is_unread and self._drop(sign.command_uuid)):
-            self._session.turns.finish(sign.command_uuid)
+            self.take(message_id)
+        elif sign.is_over and not (sign.is_unread and self._drop(message_id)):
+            self._session.turns.finish(message_id)
 
     def take(self, message_id: str) -> None:
         """The CLI has taken a message in."""
@@ -100,7 +101,7 @@ class Steering:
         for message_id in session.turns.waiting_ids:
             request_id = f"withdraw-{uuid.uuid4().hex[:8]}"
             session.exchange.expect(request_id, partial(self._on_answer, message_id))
-            request = {"subtype": "cancel_async_message", "message_uuid": message_id}
+            request = {"subtype": "cancel_async_message", "message_uuid": session.turns.for_cli(message_id)}
             session.write(cli.control_line(request_id, request))
 
     def _on_answer(self, message_id: str, answer: cli.Answer) -> None:

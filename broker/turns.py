@@ -29,6 +29,9 @@ class Turns:
 
     def __init__(self, max_queued: int) -> None:
         self._max_queued = max_queued
+        self.mark = ""
+        """Ends the ids by which the CLI knows the messages of a branch.  Its transcript may know the ids themselves,
+        and a resumed CLI does not hear, a forked one may not write down, a message whose id it knows."""
         self._queue: deque[Turn] = deque()
         self._ids = MessageIds()
         self.current: Turn | None = None
@@ -56,9 +59,17 @@ class Turns:
         """Nothing runs and nothing waits."""
         return self.current is None and not self._queue
 
-    def knows(self, message_id: str | None) -> bool:
+    def knows(self, message_id: str) -> bool:
         """Whether a message with this id was accepted, and is remembered."""
-        return message_id is not None and message_id in self._ids
+        return message_id in self._ids
+
+    def for_cli(self, message_id: str) -> str:
+        """The id by which the CLI knows a message; of one that was not accepted here, the id itself."""
+        return message_id + self.mark if self.knows(message_id) else message_id
+
+    def own(self, cli_id: str) -> str:
+        """The message that the CLI knows by ``cli_id``."""
+        return cli_id.removesuffix(self.mark)
 
     def is_running(self, message_id: str) -> bool:
         """Whether the running turn is this message's, or has taken it in."""
@@ -199,7 +210,8 @@ class Turns:
 
     def _covered(self, result: Result) -> list[Turn]:
         """The messages that ``result`` ends, the running turn's first."""
-        named = {result.user_message_uuid, *result.user_message_uuids} - {None}
+        told = {result.user_message_uuid, *result.user_message_uuids} - {None}
+        named = {self.own(name) for name in told if name is not None}
         found = [turn for turn in self.steered if turn.is_taken or turn.is_over or turn.id in named]
         current = self.current
         if current is None:

@@ -277,7 +277,8 @@ class Session:
             raise Leave(1, f"Error: Expected message role 'user', got '{role}'")
         content = message.get("content")
         uuid = line["uuid"] if isinstance(line.get("uuid"), str) else ""
-        if not isinstance(content, (str, list)) or len(self.inbox) >= MAX_MESSAGES:
+        is_known = uuid in self.transcript.known
+        if not isinstance(content, (str, list)) or len(self.inbox) >= MAX_MESSAGES or is_known:
             self.lifecycle(uuid, "completed")
             return
         if self.state == "idle":

@@ -78,6 +78,8 @@ class Transcript:
         """What the last process that ended in order had spent."""
         self.due: float | None = None
         """When the first lines must be on disk (``time.monotonic``); None once they are, or if there are none."""
+        self.known: set[str] = set()
+        """Uuids of the conversation that a process has resumed: a message with one of them is not heard."""
         self._persist = persist
         self._path = os.path.join(project_dir(cwd), f"{session_id}.jsonl")
         self._is_written = False
@@ -108,6 +110,7 @@ class Transcript:
             self._remember(entry)
         if session_id == self.session_id:
             self._path, self._is_written = path, True
+            self.known = {str(entry.get("uuid")) for entry in entries}
         else:
             self._waiting = [{**entry, "sessionId": self.session_id} for entry in entries]
 

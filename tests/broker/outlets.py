@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from broker.turns import Turns
 from protocol import codec
 from protocol.codes import CloseCode
 from protocol.frames import ControlAnswer, ControlResponse, ServerFrame
@@ -40,6 +41,7 @@ class FakeSession:
 
     def __init__(self, *readers: FakeReader) -> None:
         self.readers: list[Any] = list(readers)
+        self.turns = Turns(16)
         self.has_process = True
         self.lines: list[Line] = []
         self.published: list[Line] = []

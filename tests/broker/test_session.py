@@ -197,6 +197,7 @@ class Ears:
     """A process that keeps what it is told."""
 
     is_dead = False
+    pid = 1
 
     def __init__(self) -> None:
         self.heard: list[Frame] = []

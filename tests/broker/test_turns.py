@@ -375,3 +375,14 @@ def test_signs_for_other_messages_change_nothing() -> None:
     turns.take("m-1")
     turns.finish("m-1")
     assert turns.is_idle
+
+
+def test_a_branch_has_names_of_its_own_for_the_cli() -> None:
+    """What the CLI says of a marked id is about the message; of an id that it does not mark, about none of these."""
+    turns = steering("m-2")
+    turns.mark = "~8f3a01bc"
+    assert (turns.for_cli("m-1"), turns.for_cli("m-9")) == ("m-1~8f3a01bc", "m-9")
+    assert (turns.own("m-1~8f3a01bc"), turns.own("m-1")) == ("m-1", "m-1")
+    assert told(turns.complete(Result(user_message_uuids=["m-1~8f3a01bc", "m-2~8f3a01bc"]), 2.0)) == [
+        ("m-1", None), ("m-2", "m-1")
+    ]  # fmt: skip

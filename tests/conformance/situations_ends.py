@@ -3,6 +3,8 @@
 Callers: none by name; ``tests.conformance.situations`` imports the module so that it registers.
 """
 
+import uuid
+
 from tests.conformance.driver import is_delta
 from tests.conformance.stage import BAD_TOKEN, TOKEN, Stage, bind_token, said, situation, user
 
@@ -76,6 +78,25 @@ def fork(stage: Stage) -> None:
     result = process.wait_result()
     stage.note(remembers="Earlier messages of yours: 1." in said(result), same=result["session_id"] == stage.session_id)
     stage.note(code=process.finish())
+
+
+@situation
+def known_uuid(stage: Stage) -> None:
+    """A message whose uuid the resumed transcript knows is not heard; a fork answers it, and may not write it down."""
+    known = user("my number is 4711")
+    again = {**known, "message": {"role": "user", "content": "my colour is red"}}
+    process = stage.start()
+    process.write(known)
+    process.wait_result()
+    process.finish()
+    process = stage.start(f"--resume={stage.session_id}")
+    process.write(again)
+    process.write(user("what was it"))
+    resumed = said(process.wait_result())
+    process.finish()
+    process = stage.start(f"--resume={stage.session_id}", "--fork-session", f"--session-id={uuid.uuid4()}")
+    process.write(again)
+    stage.note(resumed=resumed, forked=said(process.wait_result()), code=process.finish())
 
 
 @situation

@@ -262,10 +262,9 @@ async def test_the_history_is_what_was_said(version: str, tmp_path: Path) -> Non
                 await client.until_type("stream_event")
                 await client.control("interrupt")
                 await client.terminal("m-stop")
-                page = await history(client, limit=200)
-                for _ in range(50):  # an old CLI writes what was interrupted some time after it has said so
-                    if "m-stop" in str(page["frames"]):
-                        break
+                page, until = await history(client, limit=200), time.monotonic() + 10
+                while "m-stop" not in str(page["frames"]):  # an old CLI writes what was interrupted some time later
+                    assert time.monotonic() < until
                     page = await history(client, limit=200)
                 shown = page["frames"]
                 assert page["more"] is False

@@ -326,6 +326,35 @@ async def test_a_branch_with_a_bad_option_leaves_nothing(tmp_path: Path) -> None
             assert remembers(await said(parent, "two")) == 1
 
 
+async def test_a_branch_may_use_its_parents_ids(tmp_path: Path) -> None:
+    """Every message is heard and remembered, steered ones too, over a restore; its end knows it by its id."""
+    config = {"session": {"detach_timeout_s": 0}}
+    tool = '[[sim tool="Bash:sleep 0.3" tokens=2]]'
+    opening = {"options": {"allowed_tools": ["Bash"]}}
+    async with running_broker(tmp_path, config) as broker:
+        async with connected(broker.url, hello={"session": {"mode": "new", "id": "p"}, **opening}) as parent:
+            for number in range(3):
+                await parent.turn(f"parent {number}", f"m-{number}")
+            async with connected(broker.url, hello={"session": {"mode": "fork", "id": "p"}}) as child:
+                branch = child.welcome["session_id"]
+                await child.say(f"branch 0 {tool}", "m-0")
+                await child.until(lambda frame: frame["type"] == "assistant")
+                await child.send({"type": "user_message", "id": "m-1", "content": "branch 1", "steer": True})
+                ends = [await child.terminal(f"m-{number}") for number in range(2)]
+                assert [end["type"] for end in ends] == ["broker.turn_completed"] * 2
+        await eventually(lambda: broker.pool()["leased"] == 0, 10)
+        async with connected(broker.url, hello={"session": {"mode": "resume", "id": branch}}) as child:
+            assert child.welcome["start"] == "restored"
+            end = await child.turn("branch 2", "m-2")
+            assert (end["type"], end["id"]) == ("broker.turn_completed", "m-2")
+            assert remembers(text_of(child.frames)) == 5
+            await child.send({"type": "broker.history"})
+            page = await child.until_type("broker.history")
+            shown = [f for f in page["frames"] if f["type"] == "user" and isinstance(f["message"]["content"], str)]
+            assert [f["uuid"].partition("~")[0] for f in shown] == [*("m-0", "m-1", "m-2"), *("m-0", "m-1", "m-2")]
+            assert len({f["uuid"] for f in shown}) == 6
+
+
 @pytest.mark.parametrize("mode", ["uid", "userns"])
 async def test_a_branch_is_a_user_of_its_own(mode: str) -> None:
     """Where sessions are kept apart, a fork works on its copy, its history is read, and a delete leaves nothing."""
