@@ -18,6 +18,7 @@ from broker import __version__, scrub
 from broker.admin import admin_port
 from broker.auth import Authenticator
 from broker.config import Config, endpoint
+from broker.errors import ConfigError
 from broker.http import AdminSite, PublicSite
 from broker.launcher import Launcher, find_cli
 from broker.listing import Listing
@@ -26,6 +27,9 @@ from broker.orphans import become_subreaper, kill_adopted
 from broker.pool import Pool
 from broker.registry import Registry
 from broker.server import Server
+from broker.sleepers import Sleepers
+from broker.stores import StoreFailed
+from broker.stores.sqlite import SqliteStore
 
 log = structlog.get_logger(__name__)
 
@@ -41,13 +45,16 @@ class App:
         self.metrics.built(found.version)
         self._launcher = Launcher(found, Path(config.state.dir), config.cli.env, config.pool.user_ids)
         self._launcher.claim_directory()
-        self._launcher.sweep_directories()
+        self._store = _opened_store(Path(config.state.dir) / INDEX)
+        if self._store.was_damaged:
+            log.error("store.damaged", kept="index.db.damaged-*", effect="its conversations are not known any more")
+        self._launcher.sweep_directories(self._kept_directories())
         self._launcher.prepare(config)
         is_scrubbed = self._launcher.is_scrubbed
         self.config = config = replace(config, cli=replace(config.cli, scrub="on" if is_scrubbed else "off"))
         self.pool_ = Pool(config, self._launcher, self.metrics)
         self.auth = Authenticator(config)
-        self.registry = Registry(config, self.pool_, self.metrics)
+        self.registry = Registry(config, self.pool_, self.metrics, self._store)
         self._public = PublicSite(config, self, listing=Listing(self.auth, self.registry, self.metrics))
         self._admin = AdminSite(config, self, self.metrics)
         self.server = Server(config, self.registry, self.pool_, self.auth, self.metrics, self._public)
@@ -88,8 +95,13 @@ class App:
                 await self._run_until_signal()
                 ports.cancel_scope.cancel()
         killed = await kill_adopted()
-        self._launcher.sweep_directories()
+        self._launcher.sweep_directories(self._kept_directories())
+        self._store.close()
         log.info("broker.ended", orphans_killed=killed)
+
+    def _kept_directories(self) -> set[str] | None:
+        """The folders of conversations that are kept; None after the loss of the index, which alone could tell."""
+        return None if self._store.was_damaged else Sleepers(self._store).directories
 
     def _tell_protection(self) -> None:
         isolation, reason = self._launcher.isolation, self._launcher.unscrubbed_because
@@ -131,6 +143,16 @@ class App:
 
 CLOSE_BOUND_S = 5.0
 """For closing handshakes after a drain; what is left is aborted."""
+
+
+INDEX = "index.db"
+
+
+def _opened_store(path: Path) -> SqliteStore:
+    try:
+        return SqliteStore(path)
+    except StoreFailed as error:
+        raise ConfigError("state.dir", f"the index of conversations cannot be used: {error}") from error
 
 
 async def run(config: Config, cli: str, port_file: Path | None) -> None:

@@ -42,8 +42,6 @@ SCRUB_VARIABLE = "CLAUDE_CODE_SUBPROCESS_ENV_SCRUB"
 """Environment variable by which the CLI hides credentials from its tools."""
 MB_PER_PROCESS = 400
 """What one process of the CLI is budgeted with: about 120 MB of its own after start, and room for a long turn."""
-NOT_BUILT = ("session.hibernate_after_s", "session.retain_days")
-"""Keys whose effect this version lacks: their default may be written, another value is refused."""
 
 
 class Server(Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,8 +134,8 @@ class Session(Struct, frozen=True, forbid_unknown_fields=True):
     """A conversation without a running turn."""
 
     detach_timeout_s: Annotated[Grace, _says("Without clients: its process is stopped after this.")] = 120
-    hibernate_after_s: Annotated[Grace, _says("Idle with clients. Not supported by this version.")] = 600
-    retain_days: Annotated[Grace, _says("Days a stopped session is kept. Not supported by this version.")] = 30
+    hibernate_after_s: Annotated[Grace, _says("Idle with clients: its process is stopped after this.")] = 600
+    retain_days: Annotated[Grace, _says("A stopped session that was not used for so many days is deleted.")] = 30
     max_sessions: Annotated[Count, _says("Sessions in all.")] = 10000
     fork_max_mb: Annotated[int, Meta(ge=1, le=2**20), _says("What a fork copies: transcript and files.")] = 256
     fork_max_files: Annotated[Count, _says("Files that a fork copies.")] = 10000
@@ -260,9 +258,6 @@ def contradictions(config: Config, written: set[str]) -> Iterator[ConfigError]:
     yield from _identity(config, written)
     yield from _processes(config)
     yield from _deadlines(config, written)
-    for path in NOT_BUILT:
-        if _at(config, path) != _at(Config(), path):
-            yield ConfigError(path, "not supported by this version", f"{_at(Config(), path):g}, or leave it out")
 
 
 def _listeners(config: Config) -> Iterator[ConfigError]:

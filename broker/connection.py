@@ -18,12 +18,13 @@ from websockets.exceptions import ConnectionClosed
 from broker import policy
 from broker.auth import Authenticator, Identity
 from broker.config import Config
+from broker.entry import Entry
 from broker.errors import BrokerError
 from broker.lobby import error_frame
 from broker.metrics import Metrics
 from broker.opening import Opened, Opening
 from broker.pool import Pool
-from broker.registry import Entry, Registry
+from broker.registry import Registry
 from broker.tenant_socket import TenantSocket
 from broker.transcript import read_page
 from broker.view import as_messages

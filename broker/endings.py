@@ -80,6 +80,12 @@ def failed(turn: Turn, reason: FailureReason, detail: str, *, is_unread: bool = 
     return TurnFailed(turn.id, reason, applied, retryable=applied is Applied.NO, detail=detail)
 
 
+def cut_off(message_id: str) -> TurnFailed:
+    """The end of a message that an earlier run of the broker has accepted, and did not live to see the end of."""
+    detail = "the broker was restarted"
+    return TurnFailed(message_id, FailureReason.BROKER_RESTARTED, Applied.UNKNOWN, retryable=False, detail=detail)
+
+
 def is_stopped(turn: Turn, result: Result) -> bool:
     """Whether an interrupt ended the turn."""
     return turn.interrupts_sent > 0 and result.subtype == "error_during_execution"

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -122,11 +122,18 @@ class Launcher:
             os.close(held)
             raise ConfigError("state.dir", f"{folder} is in use by another broker", "a folder of its own") from None
 
-    def sweep_directories(self) -> None:
-        """End and remove what an earlier run left: its conversations ended with it."""
+    def sweep_directories(self, kept: Collection[str] | None) -> None:
+        """End what an earlier run left running, and remove what it left lying but the folders ``kept`` of its
+        conversations.  None: nobody knows which these are, and everything stays."""
         kill_left_behind(self._sessions, self._user_ids)
-        shutil.rmtree(self._sessions, ignore_errors=True)
         self._sessions.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in self._sessions.iterdir():
+            if kept is not None and folder.name not in kept:
+                SessionDirectory(folder).wipe()
+
+    def directory(self, name: str) -> SessionDirectory:
+        """The directory of a conversation of an earlier run."""
+        return SessionDirectory(self._sessions / name, is_kept=True)
 
     def prepare(self, config: Config) -> None:
         """Find out how processes can be kept apart, and credentials hidden from tools, by trying it.

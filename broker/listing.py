@@ -3,7 +3,6 @@
 Caller: ``broker.http``.  The same tokens as for the socket, in ``Authorization``; nothing waits.
 """
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -11,8 +10,9 @@ from urllib.parse import parse_qsl
 
 from broker import policy
 from broker.auth import Authenticator, Identity, Unauthorized, bearer_from_headers
+from broker.entry import EPOCH_S, Asleep, Entry
 from broker.metrics import Metrics
-from broker.registry import Entry, Registry
+from broker.registry import Registry
 from protocol.codes import CloseCode
 
 MAX_LISTED = 1000
@@ -44,7 +44,7 @@ class Listing:
             raise
         found = self._registry.of(identity.tenant, _subject(identity, query))
         found.sort(key=lambda entry: entry.last_active, reverse=True)
-        shown = [_row(entry, time.time(), time.monotonic()) for entry in found[:MAX_LISTED]]
+        shown = [_row(entry) for entry in found[:MAX_LISTED]]
         return {"data": shown, "has_more": len(found) > MAX_LISTED}
 
 
@@ -60,18 +60,17 @@ def _subject(identity: Identity, query: str) -> str | None:
     return None if named is None and identity.subject == "*" else policy.subject(identity.subject, named)
 
 
-def _row(entry: Entry, now: float, clock: float) -> dict[str, Any]:
-    """``now`` is seconds since 1970, ``clock`` monotonic ones, of the same moment."""
-    _, subject, session_id = entry.session.key
+def _row(entry: Entry | Asleep) -> dict[str, Any]:
+    _, subject, session_id = entry.key
     return {
         "id": session_id,
         "subject": subject,
         "state": entry.state,
-        "last_activity": _moment(now - (clock - entry.last_active)),
+        "last_activity": _moment(entry.last_active + EPOCH_S),
         "created": _moment(entry.created_at),
     }
 
 
 def _moment(seconds: float) -> str:
     """RFC 3339, in UTC, to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return datetime.fromtimestamp(round(seconds, 3), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -63,6 +63,11 @@ class MessageIds:
                 return
             del self._records[oldest]
 
+    def restore(self, message_id: str, content_digest: bytes, outcome: Outcome | None) -> None:
+        """Remember a message of an earlier run, oldest first."""
+        self.accept(message_id, content_digest)
+        self._records[message_id].outcome = outcome
+
     def ended(self, message_id: str, outcome: Outcome) -> None:
         """Note how a message ended."""
         self._records[message_id].outcome = outcome

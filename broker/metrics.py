@@ -55,6 +55,7 @@ UNKNOWN_FRAMES = ("system", OTHER)
 QUESTION_KINDS = ("can_use_tool", "elicitation", "hook_callback", "mcp_message")
 QUESTION_OUTCOMES = ("allowed", "denied", "expired", "withdrawn", "refused")
 """``refused``: by the broker, unasked."""
+STORE_OPERATIONS = ("accept", "end", "keep", "forget")
 PROTOCOL_ERRORS = (*ErrorCode, *(code.label for code in CloseCode))
 
 
@@ -144,6 +145,10 @@ class Metrics:
         self._protocol_errors = counter(
             "broker_protocol_errors_total", "What clients asked for and did not get.", ["reason"], PROTOCOL_ERRORS
         )
+        self._store_failures = counter(
+            "broker_store_failures_total", "What could not be kept in the index of conversations.", ["operation"],
+            STORE_OPERATIONS,
+        )  # fmt: skip
         self._questions = counter(
             "broker_cli_questions_total", "Requests of the CLI that are for clients, at their end.",
             ["kind", "outcome"], QUESTION_KINDS, QUESTION_OUTCOMES,
@@ -226,6 +231,10 @@ class Metrics:
     def protocol_error(self, reason: str) -> None:
         """A frame or a connection was refused: an ``ErrorCode``, or ``CloseCode.label``."""
         self._protocol_errors(reason).inc()
+
+    def store_failed(self, operation: str) -> None:
+        """Something could not be kept: ``STORE_OPERATIONS``."""
+        self._store_failures(operation).inc()
 
     def question_ended(self, kind: str, outcome: str) -> None:
         """A permission prompt, an elicitation, a hook or a message for a client's MCP server was answered or closed."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from broker import policy
 from broker.auth import Identity
 from broker.config import Config
+from broker.entry import Entry
 from broker.pool import Pool
 from broker.reader import Reader
-from broker.registry import Entry, Registry
+from broker.registry import Registry
 from broker.replay import Resume
 from broker.standing import check_bound
 from broker.welcome import welcome
@@ -101,6 +102,8 @@ class Opening:
         if is_branch:
             wanted.take_spawn(options)
         wanted.merge(options, with_initialize=is_branch)
+        if wanted.credentials is None:  # it was not kept over a restart of the broker
+            policy.check_credentials(options, identity.policy, is_needed=self._needs_credentials)
         check_bound(wanted, identity.policy)
 
     @property

@@ -78,6 +78,10 @@ class Pool:
         """A session id of the CLI and a directory, for a conversation that branches off.  Raises ``OSError``."""
         return self._launcher.place()
 
+    def directory(self, name: str) -> SessionDirectory:
+        """The directory of a conversation of an earlier run."""
+        return self._launcher.directory(name)
+
     # -- running --
 
     async def run(self) -> None:

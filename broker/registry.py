@@ -7,7 +7,6 @@ only detaches it.
 
 import time
 import uuid
-from dataclasses import dataclass, field
 
 import anyio
 import anyio.abc
@@ -18,13 +17,18 @@ from broker.auth import Identity
 from broker.branch import Budget, copy_conversation
 from broker.child import Again
 from broker.config import Config
+from broker.entry import Asleep, Entry
 from broker.errors import BrokerError
+from broker.journal import Journal
 from broker.metrics import Metrics
 from broker.pool import Pool
 from broker.reader import Reader
+from broker.record import take_up
 from broker.session import Session
+from broker.sleepers import Sleepers
+from broker.stores import Key, Store, StoreFailed
 from broker.tenure import Tenure
-from broker.transcript import SCAN_THREADS, SETTLE_S, Scans, read_page
+from broker.transcript import SCAN_THREADS, Scans, read_page
 from protocol.codes import CloseCode, ErrorCode, FailureReason
 from protocol.errors import ConnectionRefused
 from protocol.frames import GoAway, SessionRef
@@ -33,53 +37,20 @@ log = structlog.get_logger(__name__)
 
 SWEEP_EVERY_S = 1.0
 DRAIN_LOOK_S = 0.02
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """A session and the task that gives it its processes.  ``created_at`` is seconds since 1970."""
-
-    session: Session
-    tenure: Tenure
-    scans: Scans
-    created_at: float = field(default_factory=time.time)
-    touched_at: float = field(default_factory=time.monotonic)
-
-    def touch(self) -> None:
-        """A controller came, spoke or left."""
-        self.touched_at = time.monotonic()
-
-    @property
-    def last_active(self) -> float:
-        """The last time that anything happened in it; monotonic seconds."""
-        return max(self.touched_at, self.session.last_terminal_at)
-
-    @property
-    def settles_until(self) -> float:
-        """Until when the answer of the turn that ended may be missing in the transcript; monotonic seconds."""
-        turns = self.session.turns
-        is_idle = self.tenure.is_live and turns.current is None and turns.has_written
-        return self.session.last_terminal_at + SETTLE_S if is_idle else 0.0
-
-    @property
-    def state(self) -> str:
-        """``running`` a turn, ``idle`` with a process, ``starting`` one, or ``hibernated`` without."""
-        if self.session.turns.current is not None:
-            return "running"
-        if self.tenure.is_live:
-            return "idle"
-        is_starting = self.session.process is not None or self.tenure.lobby.is_process_wanted
-        return "starting" if is_starting else "hibernated"
+DAY_S = 86400.0
 
 
 class Registry:
-    """All conversations of this broker.  Records live in memory until the broker ends."""
+    """All conversations of this broker.  ``store`` None: they end with it."""
 
-    def __init__(self, config: Config, pool: Pool, metrics: Metrics) -> None:
+    def __init__(self, config: Config, pool: Pool, metrics: Metrics, store: Store | None = None) -> None:
+        """Raises ``StoreFailed`` when the index cannot be read."""
         self._config = config
         self._pool = pool
         self._metrics = metrics
-        self._entries: dict[tuple[str, str, str], Entry] = {}
+        self._store = store
+        self._sleepers = Sleepers(store)
+        self._entries: dict[Key, Entry] = {}
         self._forking = 0
         self._scanning = anyio.CapacityLimiter(SCAN_THREADS)
         self._group: anyio.abc.TaskGroup | None = None
@@ -91,6 +62,7 @@ class Registry:
             while True:
                 await anyio.sleep(SWEEP_EVERY_S)
                 self._bound_logs()
+                await self._end_unused(time.monotonic() - self._config.session.retain_days * DAY_S)
 
     def _bound_logs(self) -> None:
         """Above ``replay.total_bytes``, forget the logs of detached sessions, longest detached first."""
@@ -102,6 +74,18 @@ class Registry:
             excess -= entry.session.log.size
             entry.session.log.expire()
 
+    async def _end_unused(self, moment: float) -> None:
+        """Delete what nobody has used since ``moment``, a monotonic time, and what nobody is attached to."""
+        for entry in list(self._entries.values()):
+            if entry.last_active < moment and entry.state == "hibernated" and not entry.session.readers:
+                log.info("session.retired", tenant=entry.key[0], session=entry.key[2])
+                self.delete(entry)
+        for asleep in self._sleepers.unused_since(moment):
+            log.info("session.retired", tenant=asleep.key[0], session=asleep.key[2])
+            self._sleepers.take(asleep)
+            Journal(asleep.key, self._store, self._metrics).forget()
+            await anyio.to_thread.run_sync(self._pool.directory(asleep.record.directory).wipe)
+
     # -- finding ---------------------------------------------------------------------------------------------------
 
     def find(self, ref: SessionRef, identity: Identity, subject: str) -> Entry | None:
@@ -110,45 +94,79 @@ class Registry:
         ``continue``, and ``fork`` without an id, mean the subject's latest.  Raises ``ConnectionRefused``: 4504
         (unknown and foreign look alike) or 4505.
         """
+        found: Entry | Asleep | None = None
         if ref.mode == "continue" or (ref.mode == "fork" and ref.id is None):
-            entry = max(self.of(identity.tenant, subject), key=lambda found: found.last_active, default=None)
-        else:
-            entry = self._entries.get((identity.tenant, subject, ref.id)) if ref.id is not None else None
-        if entry is None and ref.id is not None and ref.mode != "new":
-            entry = self._by_cli_id(identity.tenant, subject, ref.id)
-        if entry is not None and ref.mode == "new":
+            found = max(self.of(identity.tenant, subject), key=lambda each: each.last_active, default=None)
+        elif ref.id is not None:
+            key = (identity.tenant, subject, ref.id)
+            found = self._entries.get(key) or self._sleepers.get(key)
+        if found is None and ref.id is not None and ref.mode != "new":
+            found = self._by_cli_id(identity.tenant, subject, ref.id)
+        if found is not None and ref.mode == "new":
             raise ConnectionRefused(CloseCode.SESSION_EXISTS)
-        if entry is None and ref.mode not in ("new", "open"):
+        if found is None and ref.mode not in ("new", "open"):
             raise ConnectionRefused(CloseCode.UNKNOWN_SESSION)
-        return entry
+        return self._wake(found, identity) if isinstance(found, Asleep) else found
 
-    def of(self, tenant: str, subject: str | None) -> list[Entry]:
+    def of(self, tenant: str, subject: str | None) -> list[Entry | Asleep]:
         """The conversations of a subject, or of the whole tenant."""
-        return [
-            entry for key, entry in self._entries.items() if key[0] == tenant and (subject is None or key[1] == subject)
-        ]
+        entries = (entry for key, entry in self._entries.items() if key[0] == tenant and subject in (None, key[1]))
+        return [*entries, *self._sleepers.of(tenant, subject)]
 
-    def _by_cli_id(self, tenant: str, subject: str, session_id: str) -> Entry | None:
+    def _by_cli_id(self, tenant: str, subject: str, session_id: str) -> Entry | Asleep | None:
         """The CLI's own session id is accepted too."""
-        found = (entry for entry in self.of(tenant, subject) if entry.session.cli_session_id == session_id)
-        return next(found, None)
+        return next((found for found in self.of(tenant, subject) if found.cli_session_id == session_id), None)
+
+    def _wake(self, asleep: Asleep, identity: Identity) -> Entry:
+        """A conversation of an earlier run, as if its process had just been stopped.
+
+        The first frames of its new log end what that run has left open.  Raises ``BrokerError`` when the index cannot
+        be read.
+        """
+        key, record = asleep.key, asleep.record
+        assert self._store is not None
+        try:
+            messages = self._store.messages(key)
+        except StoreFailed as error:
+            raise BrokerError(
+                ErrorCode.STORAGE_FAILED, "the conversation cannot be read", close=CloseCode.INTERNAL
+            ) from error
+        session = self._session(key, identity)
+        session.turns.mark, session.turns.has_written = record.mark, record.has_written
+        session.cli_session_id = record.cli_session_id
+        take_up(record.bound, session.exchange.bound)
+        directory = self._pool.directory(record.directory)
+        again = Again(directory, record.cli_session_id, fork_of=record.fork_of)
+        session.journal.is_used = True
+        self._sleepers.take(asleep)
+        entry = self._start(session, again=again)
+        entry.created_at, entry.touched_at = record.created_at, asleep.last_active
+        session.terminals.cut_off(session.turns.take_up(messages, record.total))
+        session.last_terminal_at = asleep.last_active
+        return entry
 
     # -- making and ending -----------------------------------------------------------------------------------------
 
     def create(self, session_id: str | None, identity: Identity, subject: str) -> Entry:
         """A new conversation and its task.  Raises ``BrokerError`` when ``session.max_sessions`` are kept."""
         self._check_room()
-        key = (identity.tenant, subject, session_id or str(uuid.uuid4()))
-        return self._start(Session(key, identity, self._config, self._metrics), None)
+        return self._start(self._session((identity.tenant, subject, session_id or str(uuid.uuid4())), identity))
+
+    def _session(self, key: Key, identity: Identity) -> Session:
+        session = Session(key, identity, self._config, self._metrics)
+        session.journal = Journal(key, self._store, self._metrics)
+        return session
 
     def _check_room(self) -> None:
-        if len(self._entries) + self._forking >= self._config.session.max_sessions:
+        if len(self._entries) + len(self._sleepers) + self._forking >= self._config.session.max_sessions:
             message = f"session.max_sessions = {self._config.session.max_sessions} are kept"
             raise BrokerError(ErrorCode.POOL_UNAVAILABLE, message, close=CloseCode.POOL_UNAVAILABLE)
 
-    def _start(self, session: Session, base: Again | None) -> Entry:
+    def _start(self, session: Session, *, base: Again | None = None, again: Again | None = None) -> Entry:
         assert self._group is not None
-        entry = Entry(session, Tenure(session, self._pool, self._config, base), Scans(self._scanning))
+        tenure = Tenure(session, self._pool, self._config, base=base, again=again)
+        entry = Entry(session, tenure, Scans(self._scanning))
+        tenure.note = session.journal.on_first = entry.keep
         self._entries[session.key] = entry
         self._metrics.session_moved(None, "open")
         self._group.start_soon(self._run, session.key, entry, name=f"session-{session.key[2]}")
@@ -169,11 +187,11 @@ class Registry:
             base = await self._branch_of_living(parent)
         finally:
             self._forking -= 1
-        session = Session(key, identity, self._config, self._metrics)
+        session = self._session(key, identity)
         session.exchange.inherit(parent.session.exchange)
         if base is not None:
             session.turns.mark = f"~{uuid.uuid4().hex[:8]}"
-        return self._start(session, base)
+        return self._start(session, base=base)
 
     async def _branch_of_living(self, parent: Entry) -> Again | None:
         """What ``_branch`` copied, if the parent has outlived it: of one that is being wiped any part may lack."""

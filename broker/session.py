@@ -20,6 +20,7 @@ from broker.config_policy import Policy
 from broker.errors import ProcessError
 from broker.exchange import Exchange
 from broker.interrupts import Interrupts
+from broker.journal import Journal
 from broker.message_ids import Repeat, digest
 from broker.metrics import Metrics
 from broker.occupation import Occupation
@@ -53,14 +54,13 @@ class Session:
         self.log = ReplayLog(uuid.uuid4().hex[:12], config.replay.frames, config.replay.bytes)
         self.turns = Turns(config.turn.queue)
         self.exchange = Exchange(self, identity.policy, config)
+        self.journal = Journal(key, None, metrics)
         self.terminals = Terminals(self, metrics)
         self.steering = Steering(self)
         self.interrupts = Interrupts(self)
         self.readers: list[Reader] = []
         self.process: Process | None = None
-        self.pool = ""
-        self.start = ""
-        self.cli_session_id = ""
+        self.pool = self.start = self.cli_session_id = ""
         self.is_binding = self.is_gated = False
         """The process owes answers that guard safety, or MCP servers are still being bound: no user line yet."""
         self.occupation = Occupation()
@@ -112,7 +112,8 @@ class Session:
         line = cli.user_line(cli_id, content, is_command=is_command)
         turn = Turn(message_id, line, content, reader.instance, received_at)
         is_steering = frame.steer and self.steering.is_possible
-        outcome = self.turns.submit(turn, digest(line), time.monotonic() if is_steering else None)
+        written_at = time.monotonic() if is_steering else None
+        outcome = self.turns.submit(turn, digest(line), written_at, self.journal.accept)
         if isinstance(outcome, Repeat):
             reader.send(Accepted(message_id, 0, duplicate=True, outcome=outcome.outcome))
             return

@@ -7,6 +7,7 @@ Over 300 lines because the life of a session is one loop, whose waits and ends h
 
 import time
 import uuid
+from collections.abc import Callable
 from functools import partial
 
 import anyio
@@ -40,8 +41,17 @@ IDLE_LOOK_S = 3600.0
 class Tenure:
     """The processes of one session, one after another."""
 
-    def __init__(self, session: Session, pool: Pool, config: Config, base: Again | None = None) -> None:
-        """``base``: what the first process takes up, of a conversation that branched off another one."""
+    def __init__(
+        self,
+        session: Session,
+        pool: Pool,
+        config: Config,
+        *,
+        base: Again | None = None,
+        again: Again | None = None,
+    ) -> None:
+        """``base``: what the first process takes up, of a conversation that branched off another one; ``again``: what
+        the next one does, of a conversation of an earlier run."""
         self.session = session
         self._pool = pool
         self._config = config
@@ -49,12 +59,14 @@ class Tenure:
         self._scope: anyio.CancelScope | None = None
         self.lease: Lease | None = None
         self._base = base
-        self._again: Again | None = None
+        self._again = again
+        self.note: Callable[[], None] = lambda: None
+        """Something of what outlives the broker may have changed."""
         self.lobby = Lobby(session, self.wake, lambda: pool.is_full)
         self._completed_at_crash = -1
         self._bind = Bind(session, config.pool, self.wake)
         self._adoption = Adoption(session, self._bind, is_branch=base is not None)
-        self.detached_at = time.monotonic()
+        self.detached_at = self._bound_at = time.monotonic()
         self._has_crashed = False
         self._ends = False
         self.is_draining = False
@@ -75,6 +87,11 @@ class Tenure:
     def is_asleep(self) -> bool:
         """No process is bound or being bound, and one could be."""
         return self.session.process is None and not (self.is_draining or self._ends or self.is_deleted)
+
+    @property
+    def again(self) -> Again | None:
+        """What the next process takes up; None while there was none, and for a branch whose first one is to come."""
+        return self._again
 
     @property
     def transcript(self) -> Transcript | None:
@@ -146,6 +163,7 @@ class Tenure:
     def delete(self) -> None:
         """``broker.delete``: end it at once; ``run`` wipes its directory and then closes every client with 4507."""
         self.is_deleted = self.session.turns.is_closed = True
+        self.session.journal.forget()
         if self.directory is not None:
             self.directory.is_kept = False
         self.session.fail_turn(FailureReason.CANCELLED, "the session was deleted")
@@ -269,8 +287,9 @@ class Tenure:
             session.is_binding = False
             self._adoption.succeed()
             lease.launch.directory.is_kept = True
-            self.lease = lease
+            self.lease, self._bound_at = lease, time.monotonic()
             self._again = self._next(lease.launch.directory)
+            self.note()
             if was_restored:
                 is_lost = session.turns.has_written and (began_over or not lease.found_transcript)
                 reason = "resume_lost" if is_lost else "resumed"
@@ -288,6 +307,7 @@ class Tenure:
             self._again = self._next(self._again.directory)
         code = lease.process.returncode
         session.detach_process(FailureReason.CLI_EXITED, _death(code))
+        self.note()
         lease.process.on_lines = _ignore
 
     def _next(self, directory: SessionDirectory) -> Again:
@@ -317,14 +337,15 @@ class Tenure:
             now = time.monotonic()
             session.tick(now)
             self._bind.tick(now)
+            self.note()
             if self._ends or self.is_deleted or (self.is_draining and session.turns.current is None):
                 return
             if self._is_deserted(now):
                 session.publish(State(state="hibernated", total=session.turns.usage.total))
                 return
             times = session.wake_times() + self._bind.wake_times
-            if not session.readers and session.turns.is_idle:
-                times.append(self.detached_at + self._config.session.detach_timeout_s)
+            if session.turns.is_idle:
+                times.append(self._rests_at)
             await self._sleep(times)
         if self.is_deleted:
             return
@@ -333,9 +354,19 @@ class Tenure:
         self._completed_at_crash = session.turns.completed
 
     def _is_deserted(self, now: float) -> bool:
-        if self.session.readers or self.lobby.arriving or not self.session.turns.is_idle:
+        """Nobody is there, or nobody says anything, for as long as that may last."""
+        if self.lobby.arriving or not self.session.turns.is_idle or len(self.session.exchange.questions):
             return False
-        return now >= self.detached_at + self._config.session.detach_timeout_s
+        return now >= self._rests_at
+
+    @property
+    def _rests_at(self) -> float:
+        """When an idle session gives its process back."""
+        limits = self._config.session
+        idle_since = max(self.session.last_terminal_at, self._bound_at)
+        if not self.session.readers:
+            return max(self.detached_at, self.session.last_terminal_at) + limits.detach_timeout_s
+        return idle_since + limits.hibernate_after_s
 
     async def _sleep(self, times: list[float]) -> None:
         """Until something changes, or the first of ``times``, or the replay log expires."""

@@ -10,6 +10,8 @@ from typing import Protocol
 import structlog
 
 from broker.exchange import Exchange
+from broker.journal import Journal
+from broker.message_ids import Outcome
 from broker.metrics import Metrics
 from broker.process import Process
 from broker.turn import Turn
@@ -27,6 +29,7 @@ class Ending(Protocol):
     key: tuple[str, str, str]
     turns: Turns
     exchange: Exchange
+    journal: Journal
     process: Process | None
     pool: str
     start: str
@@ -104,6 +107,7 @@ class Terminals:
     def publish(self, ended: list[Ended]) -> None:
         """Tell everybody, count it and log it."""
         session = self._session
+        session.journal.end([(frame.id, _outcome(frame)) for frame, _ in ended if frame.id is not None])
         for frame, turn in ended:
             session.publish(frame)
             session.last_terminal_at = time.monotonic()
@@ -114,6 +118,10 @@ class Terminals:
             self._log(frame)
             session.wake_task()
 
+    def cut_off(self, ended: list[TurnFailed]) -> None:
+        """Messages of an earlier run, which ended with it: the first frames of the new log."""
+        self.publish([(frame, None) for frame in ended])
+
     def _log(self, frame: TurnCompleted | TurnFailed) -> None:
         """The one canonical line of a message."""
         session = self._session
@@ -121,3 +129,7 @@ class Terminals:
         fields = {name: getattr(frame, name) for name in frame.__struct_fields__ if name not in ("usage", "total")}
         log.info("turn.ended", tenant=tenant, subject=subject, session=session_id, pool=session.pool,
                  start=session.start, pid=session.process.pid if session.process else None, **fields)  # fmt: skip
+
+
+def _outcome(frame: TurnCompleted | TurnFailed) -> Outcome:
+    return "completed" if isinstance(frame, TurnCompleted) else "failed"

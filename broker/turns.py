@@ -6,16 +6,16 @@ next tool result), or runs it as the next one.  Which of the two it was, the CLI
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from broker import endings
-from broker.message_ids import MessageIds, Repeat
+from broker.message_ids import MessageIds, Outcome, Repeat
 from broker.turn import Turn, TurnEvent
 from broker.usage import Usage
 from protocol.cli import Result
 from protocol.codes import ErrorCode, FailureReason
 from protocol.errors import ClientError
-from protocol.frames import TurnCompleted, TurnFailed
+from protocol.frames import SessionTotals, TurnCompleted, TurnFailed
 
 INTERRUPT_REPEAT_S = 0.5
 """An interrupt without a ``result`` is sent once more: a CLI can answer success and lose it."""
@@ -43,6 +43,19 @@ class Turns:
         self.completed = 0
         self.has_written = False
         """A CLI was told something that it could remember."""
+
+    def take_up(self, messages: Iterable[tuple[str, bytes, Outcome | None]], total: SessionTotals) -> list[TurnFailed]:
+        """Go on with a conversation of an earlier run: its ids, oldest first, and what it has cost.
+
+        Returns the ends of those that had none: nobody knows how far they came.
+        """
+        self.usage = Usage(total)
+        cut_off = []
+        for message_id, content_digest, outcome in messages:
+            self._ids.restore(message_id, content_digest, outcome or "failed")
+            if outcome is None:
+                cut_off.append(endings.cut_off(message_id))
+        return cut_off
 
     @property
     def queued_ids(self) -> list[str]:
@@ -80,10 +93,17 @@ class Turns:
             yield self.current
             yield from self.steered
 
-    def submit(self, turn: Turn, content_digest: bytes, steered_at: float | None = None) -> int | Repeat:
+    def submit(
+        self,
+        turn: Turn,
+        content_digest: bytes,
+        steered_at: float | None = None,
+        commit: Callable[[str, bytes], None] = lambda message_id, content_digest: None,
+    ) -> int | Repeat:
         """Accept a message: how many are before it, or the repeat that it is.
 
         ``steered_at``: it is written now, behind the running turn, which has to be there; the queue does not delay it.
+        ``commit`` is called once nothing else speaks against it and before anything is changed; it may raise.
         Raises ``ClientError``: ``id_conflict`` (same id, other content), ``queue_full`` or ``draining``.
         """
         repeat = self._ids.repeat(turn.id, content_digest)
@@ -94,6 +114,7 @@ class Turns:
         is_next = self.current is None and not self._queue
         if len(self._queue) + len(self.steered) >= self._max_queued and not is_next:
             raise ClientError(ErrorCode.QUEUE_FULL, f"turn.queue is {self._max_queued}", ref=turn.id)
+        commit(turn.id, content_digest)
         self._ids.accept(turn.id, content_digest)
         if steered_at is not None:
             assert self.current is not None

@@ -59,12 +59,16 @@ class ErrorCode(StrEnum):
     POOL_UNAVAILABLE = "pool_unavailable"
     RATE_LIMITED = "rate_limited"
     DRAINING = "draining"
+    STORAGE_FAILED = "storage_failed"
     INTERNAL = "internal"
 
 
 RETRYABLE_ERRORS = frozenset(
-    {ErrorCode.QUEUE_FULL, ErrorCode.POOL_UNAVAILABLE, ErrorCode.RATE_LIMITED, ErrorCode.DRAINING}
-)
+    {
+        ErrorCode.QUEUE_FULL, ErrorCode.POOL_UNAVAILABLE, ErrorCode.RATE_LIMITED, ErrorCode.DRAINING,
+        ErrorCode.STORAGE_FAILED,
+    }
+)  # fmt: skip
 """The same request may succeed later, unchanged."""
 
 
@@ -80,6 +84,7 @@ class FailureReason(StrEnum):
     CANCELLED = "cancelled"
     CREDENTIAL_MISMATCH = "credential_mismatch"
     DRAINING = "draining"
+    BROKER_RESTARTED = "broker_restarted"
     INTERNAL = "internal"
 
 

@@ -11,11 +11,12 @@ from broker.auth import Identity
 from broker.child import Again
 from broker.config import Config
 from broker.config_policy import Policy
+from broker.entry import Entry
 from broker.errors import BrokerError
 from broker.launcher import Cli, Launcher
 from broker.metrics import Metrics
 from broker.pool import Pool
-from broker.registry import Entry, Registry
+from broker.registry import Registry
 from broker.session_directory import SessionDirectory
 from broker.tenure import Tenure
 from protocol.codes import CloseCode, ErrorCode

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -186,7 +187,8 @@ async def refused_handshakes(broker: Broker, new: Canaries) -> None:
 
 
 async def test_no_canary_leaves_its_way(tmp_path: Path, oracle: Oracle) -> None:
-    """Tokens, credentials, prompts, headers, messages: in no log, metric, command line or file but transcripts."""
+    """Tokens, credentials, prompts, headers, messages: in no log, metric, command line or file but transcripts, and
+    prompts in the index."""
     new = Canaries(oracle)
     token = new("token")
     config = configuration(tmp_path / "broker", token, new)
@@ -197,16 +199,22 @@ async def test_no_canary_leaves_its_way(tmp_path: Path, oracle: Oracle) -> None:
             async with connected(broker.url, hello=hello) as client:
                 assert token not in "".join(client.texts)
                 await talk(client, new)
-                assert found(broker, new.made.items()) == []
+                assert leaks(broker, new) == []
         await refused_hellos(broker, new, token)
         await refused_handshakes(broker, new)
         rows = broker.ledger.read_text()
         for place in ("oauth_token", "api_key system prompt", "auth_token header", "text"):
             assert new.made[place] in rows, f"{place} did not reach the CLI: the test proves nothing"
-        assert found(broker, new.made.items()) == []
+        assert leaks(broker, new) == []
         assert "Traceback" not in broker.log_text()
     assert found_after(broker, new) == []
     assert len(new.made) > 60
+
+
+def leaks(broker: Broker, new: Canaries) -> list[str]:
+    """Where a canary is that should not be there: prompts are kept with the conversation."""
+    lines = found(broker, new.made.items())
+    return [line for line in lines if not re.search("(prompt|agent) is in state index.db", line)]
 
 
 def found_after(broker: Broker, new: Canaries) -> list[str]:

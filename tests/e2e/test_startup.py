@@ -88,7 +88,6 @@ BAD_CONFIGURATIONS = {
     "isolation-not-written": ('[auth]\nmode = "tokens"\n', "pool.isolation"),
     "too-few-users": ('[pool]\nisolation = "uid"\nuid_range = [20000, 20001]\n', "pool.uid_range"),
     "scrub-by-hand": ('[cli.env]\nCLAUDE_CODE_SUBPROCESS_ENV_SCRUB = "0"\n', "cli.scrub"),
-    "not-built": ("[session]\nhibernate_after_s = 5\n", "session.hibernate_after_s"),
     "credential-of-the-operator": ('[cli.env]\nANTHROPIC_API_KEY = "a"\n', "cli.env.ANTHROPIC_API_KEY"),
     "too-many-spares": ("[pool]\nmax_processes = 2\n[pool.profiles.default]\nwarm = 3\n", "pool.profiles.*.warm"),
     "a-mode-that-is-none": ('[policy]\npermission_modes = ["always"]\n', "policy.permission_modes"),

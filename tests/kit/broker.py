@@ -60,6 +60,12 @@ class Broker:
             with error:
                 return error.code, error.read()
 
+    def json(self, path: str) -> Any:
+        """The body of a plain GET that answers 200."""
+        status, body = self.get(path)
+        assert status == 200, (status, body)
+        return json.loads(body)
+
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples of ``name`` whose labels include ``labels``; 0.0 when there is none."""
         wanted = [f'{key}="{value}"' for key, value in labels.items()]

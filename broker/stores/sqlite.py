@@ -1,0 +1,160 @@
+"""The index in one SQLite file below ``state.dir``: the default, for one broker.
+
+Write-ahead log and ``synchronous = NORMAL``: what was kept outlives every end of the process; a power cut may cost the
+last transactions, never the file.  The file holds no secret, and nothing of it is trusted: a damaged one is put aside.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+from broker.message_ids import Outcome
+from broker.stores import Key, StoreFailed
+
+VERSION = 1
+REMEMBERED_IDS = 1024
+"""Ended ids that are kept of each conversation, as in memory."""
+PRUNE_EVERY = 256
+OUTER_FAULTS = frozenset(
+    {
+        sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_AUTH,
+    }
+)  # fmt: skip
+"""What SQLite complains of that lies around the file, not in it."""
+SCHEMA = """
+CREATE TABLE conversation (
+    tenant TEXT NOT NULL, subject TEXT NOT NULL, id TEXT NOT NULL, record BLOB NOT NULL,
+    PRIMARY KEY (tenant, subject, id)
+) WITHOUT ROWID;
+CREATE TABLE message (
+    n INTEGER PRIMARY KEY, tenant TEXT NOT NULL, subject TEXT NOT NULL, id TEXT NOT NULL,
+    message TEXT NOT NULL, digest BLOB NOT NULL, outcome TEXT,
+    UNIQUE (tenant, subject, id, message)
+);
+"""
+MESSAGES = "SELECT message, digest, outcome FROM message WHERE tenant = ? AND subject = ? AND id = ? ORDER BY n"
+PRUNE = """
+DELETE FROM message WHERE tenant = ? AND subject = ? AND id = ? AND outcome IS NOT NULL AND n <= (
+    SELECT n FROM message WHERE tenant = ? AND subject = ? AND id = ? ORDER BY n DESC LIMIT 1 OFFSET ?
+)
+"""
+
+
+class SqliteStore:
+    """See ``broker.stores.Store``."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the file.  ``was_damaged``: the one that lay there could not be read and was put aside.
+
+        Raises ``StoreFailed``: the folder cannot be written, or the file is another version's.
+        """
+        self.was_damaged = False
+        self._accepted = 0
+        try:
+            self._db = _opened(path)
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if not _is_damage(error, path):
+                raise StoreFailed(f"{path}: {error}") from error
+            _put_aside(path)
+            self.was_damaged = True
+            with _translated(path):
+                self._db = _opened(path)
+        self._path = path
+
+    def conversations(self) -> list[tuple[Key, bytes]]:
+        with self._transaction() as db:
+            rows = db.execute("SELECT tenant, subject, id, record FROM conversation").fetchall()
+        return [((tenant, subject, session_id), record) for tenant, subject, session_id, record in rows]
+
+    def messages(self, key: Key) -> list[tuple[str, bytes, Outcome | None]]:
+        with self._transaction() as db:
+            return db.execute(
+                "SELECT message, digest, outcome FROM message WHERE tenant = ? AND subject = ? AND id = ? ORDER BY n",
+                key,
+            ).fetchall()
+
+    def keep(self, key: Key, record: bytes) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO conversation VALUES (?, ?, ?, ?)", (*key, record))
+
+    def accept(self, key: Key, message_id: str, digest: bytes) -> None:
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO message (tenant, subject, id, message, digest) VALUES (?, ?, ?, ?, ?)",
+                (*key, message_id, digest),
+            )
+            self._accepted += 1
+            if self._accepted % PRUNE_EVERY == 0:
+                db.execute(PRUNE, (*key, *key, REMEMBERED_IDS + PRUNE_EVERY))
+
+    def end(self, key: Key, outcomes: Iterable[tuple[str, Outcome]]) -> None:
+        with self._transaction() as db:
+            db.executemany(
+                "UPDATE message SET outcome = ? WHERE tenant = ? AND subject = ? AND id = ? AND message = ?",
+                [(outcome, *key, message_id) for message_id, outcome in outcomes],
+            )
+
+    def forget(self, key: Key) -> None:
+        with self._transaction() as db:
+            db.execute("DELETE FROM conversation WHERE tenant = ? AND subject = ? AND id = ?", key)
+            db.execute("DELETE FROM message WHERE tenant = ? AND subject = ? AND id = ?", key)
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with _translated(self._path), self._db:
+            self._db.execute("BEGIN")
+            yield self._db
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """A connection to a file that is whole and of this version.  Raises ``sqlite3.DatabaseError``."""
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version not in (0, VERSION):
+            raise StoreFailed(f"{path}: was written by another version of the broker (found {version})")
+        made = SCHEMA if version == 0 else ""
+        db.executescript(f"BEGIN; {made} PRAGMA user_version = {VERSION}; COMMIT;")  # so it can be written
+        db.execute("SELECT record FROM conversation LIMIT 1")
+    except BaseException:
+        db.close()
+        raise
+    path.chmod(0o600)
+    return db
+
+
+def _is_damage(error: Exception, path: Path) -> bool:
+    """Whether the file itself is broken (its own words, too), and not the disk or its rights."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    if code == sqlite3.SQLITE_READONLY:  # a broken file can say that of itself
+        return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    return code not in OUTER_FAULTS
+
+
+def _put_aside(path: Path) -> None:
+    """Under a name that is free, with what belongs to it; an operator may still look at it."""
+    number = next(n for n in count(1) if not path.with_name(f"{path.name}.damaged-{n}").exists())
+    for end in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + end)
+        if part.exists():
+            part.rename(path.with_name(f"{path.name}.damaged-{number}{end}"))
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise StoreFailed(f"{path}: {error}") from error
