@@ -214,7 +214,7 @@ async def test_no_canary_leaves_its_way(tmp_path: Path, oracle: Oracle) -> None:
 def leaks(broker: Broker, new: Canaries) -> list[str]:
     """Where a canary is that should not be there: prompts are kept with the conversation."""
     lines = found(broker, new.made.items())
-    return [line for line in lines if not re.search("(prompt|agent) is in state index.db", line)]
+    return [line for line in lines if not re.search("(prompt|agent|allowed|disallowed) is in state index.db", line)]
 
 
 def found_after(broker: Broker, new: Canaries) -> list[str]:
