@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from simulator.messages_api import MessagesApi
 from tests.e2e.real import EITHER, options, posts, real_broker
@@ -111,6 +112,39 @@ async def test_a_conversation_outlives_its_processes(version: str, tmp_path: Pat
                 assert (client.welcome["session_id"], client.welcome["start"]) == ("kept", "restored")
                 await said(client, "word-five")
                 assert all(f"word-{n}" in last_request(api) for n in ("one", "two", "three", "four"))
+
+
+@pytest.mark.parametrize("version", EITHER)
+async def test_a_conversation_outlives_the_broker(version: str, tmp_path: Path) -> None:
+    """Stopped in order, then killed in mid-turn: the next run goes on with its context, once a credential is there."""
+    with MessagesApi() as api:
+        async with real_broker(tmp_path, version, api) as broker:
+            async with connected(broker.url, hello=place("kept", system_prompt="You are a pirate.")) as client:
+                await said(client, "word-one", "m-1")
+                await idle(client)
+            await broker.stop()
+        async with real_broker(tmp_path, version, api) as broker:
+            async with connected(broker.url) as client:
+                with pytest.raises(ConnectionClosed):
+                    await client.hello(session={"mode": "resume", "id": "kept"})
+                assert client.of_type("broker.error")[0]["code"] == "credentials_required"
+            async with connected(broker.url, hello=place("kept")) as client:
+                await said(client, "word-two", "m-2")
+                assert "word-one" in last_request(api)
+                assert "You are a pirate." in last_request(api)
+                await idle(client)
+                await client.say("[[sim tokens=300 itl_ms=20]] doomed", "m-3")
+                await eventually_on_disk(broker, client, "doomed")
+                below = [process.pid for process in broker.descendants()]
+                await broker.stop(signal.SIGKILL)
+                await eventually(lambda: not [pid for pid in below if read_process(pid)])
+        asked = len(posts(api))
+        async with real_broker(tmp_path, version, api) as broker:
+            async with connected(broker.url, hello=place("kept", "resume")) as client:
+                assert client.welcome["start"] == "restored"
+                await said(client, "word-three", "m-4")
+                assert len(posts(api)) == asked + 1, "nothing ran by itself"
+                assert all(word in last_request(api) for word in ("word-one", "word-two"))
 
 
 def own(client: Client) -> str:
