@@ -31,7 +31,9 @@ class QuotaExceeded(BrokerError):
         self.limit = limit
 
 
-def check(limit: Limit, cap: int | None, used: int, close: CloseCode, retry_after_s: float | None = RETRY_S) -> None:
+def check_cap(
+    limit: Limit, cap: int | None, used: int, close: CloseCode, retry_after_s: float | None = RETRY_S
+) -> None:
     """Raises ``QuotaExceeded`` when one more than ``used`` would be above ``cap``; None: no cap."""
     if cap is not None and used >= cap:
         raise QuotaExceeded(limit, cap, close, retry_after_s)
@@ -47,7 +49,7 @@ class Quotas:
     def check_connection(self, tenant: str, limits: Limits) -> None:
         """Raises ``QuotaExceeded`` when the tenant may have no more sockets."""
         used = self._connections[tenant]
-        check(Limit.TENANT_CONNECTIONS, limits.tenant_connections, used, CloseCode.RATE_LIMITED)
+        check_cap(Limit.TENANT_CONNECTIONS, limits.tenant_connections, used, CloseCode.RATE_LIMITED)
 
     def connect(self, tenant: str, limits: Limits) -> None:
         """Count one more socket of the tenant.  Raises ``QuotaExceeded``, and counts nothing then."""
@@ -78,7 +80,7 @@ class StartQuota:
     def check_processes(self, limits: Limits, leased: int, waiting: int) -> None:
         """Raises ``QuotaExceeded`` when the tenant's processes, with those that it waits for, are at the cap."""
         used = leased + waiting
-        check(Limit.TENANT_PROCESSES, limits.tenant_processes, used, CloseCode.POOL_UNAVAILABLE)
+        check_cap(Limit.TENANT_PROCESSES, limits.tenant_processes, used, CloseCode.POOL_UNAVAILABLE)
 
     def check_wait(self, tenant: str, limits: Limits, waiting: int, now: float, *, is_restore: bool) -> None:
         """No spare is there: raises ``QuotaExceeded`` when the tenant may not wait, or not have another start.
@@ -86,12 +88,10 @@ class StartQuota:
         A conversation that goes on (``is_restore``) waits however many wait; its start counts like any other.
         """
         if not is_restore:
-            check(Limit.TENANT_WAITING, limits.tenant_waiting, waiting, CloseCode.POOL_UNAVAILABLE)
+            check_cap(Limit.TENANT_WAITING, limits.tenant_waiting, waiting, CloseCode.POOL_UNAVAILABLE)
         cap = limits.tenant_cold_starts_per_minute
-        if cap is not None:
-            wait_s = self._window(tenant).wait_s(cap, now)
-            used = cap if wait_s > 0 else 0
-            check(Limit.TENANT_COLD_STARTS_PER_MINUTE, cap, used, CloseCode.POOL_UNAVAILABLE, wait_s)
+        if cap is not None and (wait_s := self._window(tenant).wait_s(cap, now)) > 0:
+            raise QuotaExceeded(Limit.TENANT_COLD_STARTS_PER_MINUTE, cap, CloseCode.POOL_UNAVAILABLE, wait_s)
 
     def waits(self, tenant: str, limits: Limits, now: float) -> None:
         """The tenant waits for a start."""

@@ -22,7 +22,7 @@ from broker.config import Config
 from broker.errors import BrokerError
 from broker.metrics import Metrics
 from broker.pool import Pool
-from broker.quotas import QuotaExceeded, check
+from broker.quotas import QuotaExceeded, check_cap
 from broker.reader import Reader
 from broker.session import Session
 from broker.tenure import Tenure
@@ -153,7 +153,7 @@ class Registry:
             return
         try:
             used = len(self.of(tenant, None)) + self._forking[tenant]
-            check(Limit.TENANT_SESSIONS, cap, used, CloseCode.POOL_UNAVAILABLE, None)
+            check_cap(Limit.TENANT_SESSIONS, cap, used, CloseCode.POOL_UNAVAILABLE, None)
         except QuotaExceeded as full:
             self._metrics.limit_refused(full.limit)
             raise

@@ -22,7 +22,7 @@ from broker.connection import Connection
 from broker.http import PublicSite, refusal
 from broker.metrics import Metrics
 from broker.pool import Pool
-from broker.quotas import QuotaExceeded, Quotas
+from broker.quotas import RETRY_S, QuotaExceeded, Quotas
 from broker.registry import Registry
 from broker.tenant_socket import TenantSocket, tenant_socket
 from protocol.codes import CloseCode, Limit
@@ -130,18 +130,18 @@ class Server:
         over = self._reached(identity, _address(connection))
         if over is not None:
             self._metrics.limit_refused(over[0])
-            return refusal(HTTPStatus.TOO_MANY_REQUESTS, over[1], retry_after_s=1)
+            return refusal(HTTPStatus.TOO_MANY_REQUESTS, over[1], retry_after_s=over[2])
         assert isinstance(connection, TenantSocket)
         connection.identity = identity
         return None
 
-    def _reached(self, identity: Identity | None, address: str) -> tuple[Limit, str] | None:
-        """The limit at which one more socket is refused, and what is said then."""
+    def _reached(self, identity: Identity | None, address: str) -> tuple[Limit, str, int] | None:
+        """The limit at which one more socket is refused, what is said then, and in how many seconds to come again."""
         if identity is not None:
             try:
                 self._quotas.check_connection(identity.tenant, identity.limits)
             except QuotaExceeded as full:
-                return full.limit, full.message
+                return full.limit, full.message, round(RETRY_S)
             return None
         limits = self._config.server
         for limit, most, silent in (
@@ -149,7 +149,7 @@ class Server:
             (Limit.MAX_UNAUTHENTICATED_PER_IP, limits.max_unauthenticated_per_ip, self._silent[address]),
         ):
             if silent >= most:
-                return limit, f"server.{limit.value} = {most} sockets wait without a hello"
+                return limit, f"server.{limit.value} = {most} sockets wait without a hello", 1
         return None
 
     def _presented(self, request: Request) -> Identity | None:

@@ -18,6 +18,12 @@ def refused(asks: Callable[[], object]) -> QuotaExceeded:
     return caught.value
 
 
+def test_every_limit_is_counted_by_its_key() -> None:
+    """Each key of ``[limits]`` has its label; the burst is counted with its rate."""
+    keys = set(Limits.__struct_fields__) - {"messages_burst"}
+    assert {limit.value for limit in Limit} == keys | {"max_unauthenticated", "max_unauthenticated_per_ip"}
+
+
 # -- sockets and messages --------------------------------------------------------------------------------------------
 
 
