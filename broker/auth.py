@@ -3,7 +3,8 @@
 Owner: ``broker.app`` holds the one ``Authenticator`` and runs its ``run()``; callers: ``broker.server`` (before the
 upgrade) and ``broker.connection`` (the token of hello).  Tokens are long random texts, so a plain SHA-256 is enough;
 the broker never holds a token longer than a call.  Replace ``tenants.toml`` by renaming over it: a file that is seen
-half written and happens to be valid counts as it stands.
+half written and happens to be valid counts as it stands.  Over 300 lines because the file's form, its reading and the
+answers from it change together.
 """
 
 import base64
@@ -23,6 +24,7 @@ from msgspec import Meta, Struct
 
 from broker import config_sources as sources
 from broker.config import CREDENTIAL_VARIABLES, Config
+from broker.config_limits import Limits
 from broker.config_policy import Policy, in_force
 from broker.config_types import FilePath
 from broker.errors import ConfigError
@@ -61,6 +63,7 @@ class Identity(Struct, frozen=True):
     max_role: Role
     policy: Policy
     credentials: Credentials | None = None
+    limits: Limits = Limits()
     key: bytes = b""
 
     def __repr__(self) -> str:
@@ -76,10 +79,11 @@ class TokenEntry(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Tenant(Struct, frozen=True, forbid_unknown_fields=True):
-    """``[tenants.NAME]``.  ``policy`` names only what differs from the broker's own ``[policy]``."""
+    """``[tenants.NAME]``.  ``policy`` and ``limits`` name only what differs from the broker's own."""
 
     tokens: list[TokenEntry] = []
     policy: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
     credentials: Annotated[dict[str, Annotated[str, sources.SECRET]] | None, sources.SECRET] = None
     credential_file: FilePath | None = None
 
@@ -103,7 +107,7 @@ class Authenticator:
         self._config = config
         self._path = Path(config.auth.file)
         self._open = config.auth.mode == "none"
-        self._local = Identity("local", "*", "controller", _in_force(config.policy, config))
+        self._local = Identity("local", "*", "controller", _in_force(config.policy, config), limits=config.limits)
         self._listeners: list[Callable[[], None]] = []
         self._stamps: dict[Path, Stamp] = {}
         self._table: Table = {} if self._open else read_tenants(self._path, config, self._stamps)
@@ -127,7 +131,7 @@ class Authenticator:
     def still_valid(self, identity: Identity) -> bool:
         """Whether the identity's token still means the same tenant, subject and role.
 
-        A changed policy does not revoke: it holds from the next connection on.
+        Changed policies and limits do not revoke: they hold from the next connection on.
         """
         if self._open:
             return True
@@ -194,12 +198,13 @@ def read_tenants(path: Path, config: Config, stamps: dict[Path, Stamp]) -> Table
     for name, tenant in sources.build(TenantsFile, _read(path, stamps)).tenants.items():
         where = f"tenants.{name}"
         policy = _policy(tenant, config, where)
+        limits = sources.build(Limits, {**msgspec.to_builtins(config.limits), **tenant.limits}, f"{where}.limits")
         credentials = _credentials(tenant, where, policy, config, path.parent, stamps)
         for index, entry in enumerate(tenant.tokens):
             key = bytes.fromhex(entry.hash.removeprefix("sha256:"))
             if key in table:
                 raise ConfigError(f"{where}.tokens[{index}].hash", "is used twice", "one entry per token")
-            table[key] = Identity(name, entry.subject, entry.max_role, policy, credentials, key)
+            table[key] = Identity(name, entry.subject, entry.max_role, policy, credentials, limits, key)
     return table
 
 

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from broker import config_sources as sources
+from broker.config_limits import Limits
 from broker.config_policy import Policy
 from broker.config_profile import Profile, mistakes
 from broker.config_types import (
@@ -190,6 +191,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     replay: Replay = Replay()
     stop: Stop = Stop()
     state: State = State()
+    limits: Limits = Limits()
     policy: Policy = Policy()
 
 

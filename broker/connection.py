@@ -20,10 +20,12 @@ from broker.auth import Authenticator, Identity
 from broker.config import Config
 from broker.entry import Entry
 from broker.errors import BrokerError
+from broker.limits import Allowance, RateLimited
 from broker.lobby import error_frame
 from broker.metrics import Metrics
 from broker.opening import Opened, Opening
 from broker.pool import Pool
+from broker.quotas import Quotas
 from broker.registry import Registry
 from broker.tenant_socket import TenantSocket
 from broker.transcript import read_page
@@ -77,6 +79,7 @@ class Connection:
         pool: Pool,
         auth: Authenticator,
         metrics: Metrics,
+        quotas: Quotas,
     ) -> None:
         self._socket = socket
         self._config = config
@@ -84,10 +87,13 @@ class Connection:
         self._opening = Opening(config, registry, pool)
         self._auth = auth
         self._metrics = metrics
+        self._quotas = quotas
+        self._allowance: Allowance | None = None
         self.instance = ""
         self.is_controller = True
         self.identity: Identity | None = None
-        self.on_identified: Callable[[], None] = lambda: None
+        self.on_identified: Callable[[Identity], None] = lambda identity: None
+        """Told once whose the connection is; raises ``BrokerError`` when it may not stay."""
         self._entry: Entry | None = None
         self._cursor = 0
         self._has_messages_view = False
@@ -130,6 +136,8 @@ class Connection:
                         self._entry.tenure.detach(self)
 
     async def _serve(self) -> None:
+        if self.identity is not None:
+            self.on_identified(self.identity)
         hello, received_at = await self._hello()
         entry = await self._open(hello, received_at)
         self._socket.set_max_message_bytes(self._config.server.max_message_bytes)
@@ -172,6 +180,7 @@ class Connection:
             raise ConnectionRefused(CloseCode.PROTOCOL_VERSION, f"this broker speaks protocol {PROTOCOL_VERSION}")
         identity, subject = self._identify(hello)
         options = self._opening.judge(hello, identity)
+        self._allowance = Allowance(identity.limits, self._quotas.bucket(identity.tenant, identity.limits))
         self.instance, self.is_controller = hello.client.instance, hello.role == "controller"
         socket = self._socket  # nobody reads from it meanwhile: the transport tells its end, and the place goes
         socket.on_lost = self._scope.cancel
@@ -193,7 +202,7 @@ class Connection:
         auth = hello.auth
         if self.identity is None:
             self.identity = self._auth.authenticate(auth.token if auth is not None else None)
-            self.on_identified()
+            self.on_identified(self.identity)
         return self.identity, policy.subject(self.identity.subject, auth.subject if auth is not None else None)
 
     def _attach(self, opened: Opened) -> None:
@@ -236,6 +245,8 @@ class Connection:
         session = entry.session
         match frame:
             case User() | UserMessage():
+                assert self._allowance is not None
+                self._allowance.take(_ref(frame), received_at)
                 self._touch()
                 session.submit(frame, self, received_at)
             case ControlRequest(request_id=request_id, request=request):
@@ -274,6 +285,8 @@ class Connection:
 
     def _refuse(self, error: ClientError | BrokerError) -> None:
         self._metrics.protocol_error(error.code.value)
+        if isinstance(error, RateLimited):
+            self._metrics.limit_refused(error.limit)
         self.send(error_frame(error))
 
     # -- sending ---------------------------------------------------------------------------------------------------

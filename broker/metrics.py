@@ -28,7 +28,7 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 from broker import __version__
-from protocol.codes import CloseCode, DropReason, ErrorCode, FailureReason, Start, UpstreamError
+from protocol.codes import CloseCode, DropReason, ErrorCode, FailureReason, Limit, Start, UpstreamError
 from protocol.frames import TurnCompleted, TurnFailed
 from protocol.traces import TRACES
 
@@ -149,6 +149,9 @@ class Metrics:
             "broker_store_failures_total", "What could not be kept in the index of conversations.", ["operation"],
             STORE_OPERATIONS,
         )  # fmt: skip
+        self._limits = counter(
+            "broker_limits_refused_total", "What was refused because a limit was reached.", ["limit"], Limit
+        )
         self._questions = counter(
             "broker_cli_questions_total", "Requests of the CLI that are for clients, at their end.",
             ["kind", "outcome"], QUESTION_KINDS, QUESTION_OUTCOMES,
@@ -235,6 +238,10 @@ class Metrics:
     def store_failed(self, operation: str) -> None:
         """Something could not be kept: ``STORE_OPERATIONS``."""
         self._store_failures(operation).inc()
+
+    def limit_refused(self, limit: str) -> None:
+        """A message, a socket, a session or a process was refused: ``Limit``, the setting that was reached."""
+        self._limits(limit).inc()
 
     def question_ended(self, kind: str, outcome: str) -> None:
         """A permission prompt, an elicitation, a hook or a message for a client's MCP server was answered or closed."""

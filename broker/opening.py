@@ -66,9 +66,10 @@ class Opening:
             if entry is None:
                 raise ConnectionRefused(CloseCode.UNKNOWN_SESSION)
             self._registry.replace(entry, reader)
-            return self._opened(entry, hello, entry.session.log.head, heard_at, ignored=[], is_attached=True)
+            head = entry.session.log.head
+            return self._opened(entry, hello, identity, head, heard_at, ignored=[], is_attached=True)
         entry, is_new = await self._entry(hello, options, identity, subject)
-        entry.session.exchange.policy = identity.policy
+        entry.session.exchange.policy, entry.tenure.limits = identity.policy, identity.limits
         self._registry.replace(entry, reader)
         heard_from = entry.session.log.head
         ignored = entry.tenure.take_options(options, identity.credentials, reader)
@@ -76,7 +77,7 @@ class Opening:
         if options.lazy is not True:
             await entry.tenure.wait_ready(reader)
         is_attached = (was_live and not is_new) or options.lazy is True
-        return self._opened(entry, hello, heard_from, heard_at, ignored=ignored, is_attached=is_attached)
+        return self._opened(entry, hello, identity, heard_from, heard_at, ignored=ignored, is_attached=is_attached)
 
     async def _entry(
         self, hello: Hello, options: SessionOptions, identity: Identity, subject: str
@@ -113,8 +114,9 @@ class Opening:
         return not (self._pool.is_simulated or has_provider)
 
     def _opened(
-        self, entry: Entry, hello: Hello, heard_from: int, heard_at: float, *, ignored: list[str], is_attached: bool
-    ) -> Opened:
+        self, entry: Entry, hello: Hello, identity: Identity, heard_from: int, heard_at: float, *,
+        ignored: list[str], is_attached: bool,
+    ) -> Opened:  # fmt: skip
         """``is_attached``: no process was taken for this hello."""
         session, lease = entry.session, entry.tenure.lease
         if hello.session.last_seq is None:  # live, from hello on: what a restored process told belongs to it
@@ -134,6 +136,7 @@ class Opening:
             ignored=ignored,
             cli=(self._pool.cli_version, self._pool.is_simulated),
             config=self._config,
+            allowed=identity.limits,
         )
         return Opened(entry, frame, resume.cursor)
 

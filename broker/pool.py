@@ -17,12 +17,14 @@ import structlog
 
 from broker.child import Again, Child, Lease
 from broker.config import Config, Stop
+from broker.config_limits import Limits
 from broker.errors import BrokerError, ProcessError, ResumeRefused
 from broker.launcher import Launcher
 from broker.metrics import Metrics
 from broker.orphans import reap_strays
 from broker.pacing import Pacing
 from broker.profiles import OTHER, Choice, SpawnOptions, choose
+from broker.quotas import QuotaExceeded
 from broker.session_directory import SessionDirectory
 from broker.slot import Slot, SlotState, Waiter
 from broker.slots import PoolFull, Slots, Target
@@ -253,17 +255,18 @@ class Pool:
 
     @asynccontextmanager
     async def lease(
-        self, choice: Choice, tenant: str, *, again: Again | None, on_position: Callable[[int], None]
+        self, choice: Choice, tenant: str, limits: Limits, *, again: Again | None, on_position: Callable[[int], None]
     ) -> AsyncIterator[Lease]:
         """Hold one process.  It is stopped when the block ends and never leased again.
 
-        ``again``: the next process of a conversation, started for it alone.  ``on_position`` is told the place in the
-        queue, from 1, at each change.  Raises ``BrokerError``: ``pool_unavailable`` at once when nobody may wait, or
-        close 4005 after ``pool.queue_timeout_s``; ``ClientError(bind_failed)`` when the CLI does not start with options
-        that nobody configured.  A cancel while waiting loses the place in the queue, nothing else.
+        ``limits``: the tenant's.  ``again``: the next process of a conversation, started for it alone.  ``on_position``
+        is told the place in the queue, from 1, at each change.  Raises ``BrokerError``: ``pool_unavailable`` at once
+        when nobody may wait, or close 4005 after ``pool.queue_timeout_s``, ``quota_exceeded`` by the limits;
+        ``ClientError(bind_failed)`` when the CLI does not start with options that nobody configured.  A cancel while
+        waiting loses the place in the queue, nothing else.
         """
         asked = time.monotonic()
-        waiter = await self._acquire(choice, tenant, again, on_position)
+        waiter = await self._acquire(choice, tenant, limits, again, on_position)
         slot = waiter.slot
         assert slot is not None
         assert slot.start is not None
@@ -281,14 +284,18 @@ class Pool:
             self._wake()
 
     async def _acquire(
-        self, choice: Choice, tenant: str, again: Again | None, on_position: Callable[[int], None]
+        self, choice: Choice, tenant: str, limits: Limits, again: Again | None, on_position: Callable[[int], None]
     ) -> Waiter:
         asked = time.monotonic()
         miss = None if choice.is_configured or again is not None else MissReason.NO_PROFILE
         if miss is not None:
             self._meet(choice, asked)
         try:
-            waiter = self._slots.acquire(choice.pool, tenant, asked, own_start=bool(again or miss), miss=miss)
+            waiter = self._slots.acquire(choice.pool, tenant, asked, limits, own_start=bool(again or miss), miss=miss)
+        except QuotaExceeded as full:
+            self._metrics.acquired(choice.pool, "rejected", 0.0)
+            self._metrics.limit_refused(full.limit)
+            raise
         except PoolFull as full:
             self._metrics.acquired(choice.pool, "rejected", 0.0)
             raise _unavailable(full.message, full.retry_after_s) from full

@@ -7,6 +7,7 @@ only detaches it.
 
 import time
 import uuid
+from collections import Counter
 
 import anyio
 import anyio.abc
@@ -22,6 +23,7 @@ from broker.errors import BrokerError
 from broker.journal import Journal
 from broker.metrics import Metrics
 from broker.pool import Pool
+from broker.quotas import QuotaExceeded, check_cap
 from broker.reader import Reader
 from broker.record import take_up
 from broker.session import Session
@@ -29,7 +31,7 @@ from broker.sleepers import Sleepers
 from broker.stores import Key, Store, StoreFailed
 from broker.tenure import Tenure
 from broker.transcript import SCAN_THREADS, Scans, read_page
-from protocol.codes import CloseCode, ErrorCode, FailureReason
+from protocol.codes import CloseCode, ErrorCode, FailureReason, Limit
 from protocol.errors import ConnectionRefused
 from protocol.frames import GoAway, SessionRef
 
@@ -51,7 +53,8 @@ class Registry:
         self._store = store
         self._sleepers = Sleepers(store)
         self._entries: dict[Key, Entry] = {}
-        self._forking = 0
+        self._forking: Counter[str] = Counter()
+        """Sessions on their way, by tenant."""
         self._scanning = anyio.CapacityLimiter(SCAN_THREADS)
         self._group: anyio.abc.TaskGroup | None = None
 
@@ -148,8 +151,8 @@ class Registry:
     # -- making and ending -----------------------------------------------------------------------------------------
 
     def create(self, session_id: str | None, identity: Identity, subject: str) -> Entry:
-        """A new conversation and its task.  Raises ``BrokerError`` when ``session.max_sessions`` are kept."""
-        self._check_room()
+        """A new conversation and its task.  Raises ``BrokerError`` when as many are kept as may be."""
+        self._check_room(identity)
         return self._start(self._session((identity.tenant, subject, session_id or str(uuid.uuid4())), identity))
 
     def _session(self, key: Key, identity: Identity) -> Session:
@@ -157,10 +160,19 @@ class Registry:
         session.journal = Journal(key, self._store, self._metrics)
         return session
 
-    def _check_room(self) -> None:
-        if len(self._entries) + len(self._sleepers) + self._forking >= self._config.session.max_sessions:
+    def _check_room(self, identity: Identity) -> None:
+        tenant, cap = identity.tenant, identity.limits.tenant_sessions
+        if len(self._entries) + len(self._sleepers) + self._forking.total() >= self._config.session.max_sessions:
             message = f"session.max_sessions = {self._config.session.max_sessions} are kept"
             raise BrokerError(ErrorCode.POOL_UNAVAILABLE, message, close=CloseCode.POOL_UNAVAILABLE)
+        if cap is None:
+            return
+        try:
+            used = len(self.of(tenant, None)) + self._forking[tenant]
+            check_cap(Limit.TENANT_SESSIONS, cap, used, CloseCode.POOL_UNAVAILABLE, None)
+        except QuotaExceeded as full:
+            self._metrics.limit_refused(full.limit)
+            raise
 
     def _start(self, session: Session, *, base: Again | None = None, again: Again | None = None) -> Entry:
         assert self._group is not None
@@ -180,13 +192,13 @@ class Registry:
         and ``ConnectionRefused``: 4504 when the parent ended meanwhile, and with it what there was to copy.  A cancel
         waits for the copy and wipes it.
         """
-        self._check_room()
+        self._check_room(identity)
         key = (identity.tenant, subject, str(uuid.uuid4()))
-        self._forking += 1
+        self._forking[identity.tenant] += 1
         try:
             base = await self._branch_of_living(parent)
         finally:
-            self._forking -= 1
+            self._forking[identity.tenant] -= 1
         session = self._session(key, identity)
         session.exchange.inherit(parent.session.exchange)
         if base is not None:

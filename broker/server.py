@@ -22,9 +22,10 @@ from broker.connection import Connection
 from broker.http import PublicSite, refusal
 from broker.metrics import Metrics
 from broker.pool import Pool
+from broker.quotas import RETRY_S, QuotaExceeded, Quotas
 from broker.registry import Registry
 from broker.tenant_socket import TenantSocket, tenant_socket
-from protocol.codes import CloseCode
+from protocol.codes import CloseCode, Limit
 from protocol.frames import SUBPROTOCOL
 
 log = structlog.get_logger(__name__)
@@ -49,6 +50,9 @@ class Server:
         self._stalled: dict[TenantSocket, tuple[int, float]] = {}
         self._silent: Counter[str] = Counter()
         """Sockets per address that have neither a token nor a hello yet."""
+        self._quotas = Quotas()
+        self._counted: dict[TenantSocket, str] = {}
+        """Of the sockets that have one, the tenant."""
         self._has_been_ready = False
         self.is_draining = False
         auth.on_revoked(self._close_revoked)
@@ -123,14 +127,29 @@ class Server:
         except Unauthorized:
             self._metrics.protocol_error(CloseCode.UNAUTHORIZED.label)
             return refusal(HTTPStatus.UNAUTHORIZED, "the token is not valid")
-        limits = self._config.server
-        if identity is None and (
-            self._silent.total() >= limits.max_unauthenticated
-            or self._silent[_address(connection)] >= limits.max_unauthenticated_per_ip
-        ):
-            return refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many sockets without a hello", retry_after_s=1)
+        over = self._reached(identity, _address(connection))
+        if over is not None:
+            self._metrics.limit_refused(over[0])
+            return refusal(HTTPStatus.TOO_MANY_REQUESTS, over[1], retry_after_s=over[2])
         assert isinstance(connection, TenantSocket)
         connection.identity = identity
+        return None
+
+    def _reached(self, identity: Identity | None, address: str) -> tuple[Limit, str, int] | None:
+        """The limit at which one more socket is refused, what is said then, and in how many seconds to come again."""
+        if identity is not None:
+            try:
+                self._quotas.check_connection(identity.tenant, identity.limits)
+            except QuotaExceeded as full:
+                return full.limit, full.message, round(RETRY_S)
+            return None
+        limits = self._config.server
+        for limit, most, silent in (
+            (Limit.MAX_UNAUTHENTICATED, limits.max_unauthenticated, self._silent.total()),
+            (Limit.MAX_UNAUTHENTICATED_PER_IP, limits.max_unauthenticated_per_ip, self._silent[address]),
+        ):
+            if silent >= most:
+                return limit, f"server.{limit.value} = {most} sockets wait without a hello", 1
         return None
 
     def _presented(self, request: Request) -> Identity | None:
@@ -145,13 +164,16 @@ class Server:
     async def _on_socket(self, socket: ServerConnection) -> None:
         """A bulkhead: a bug in one connection ends that connection only."""
         assert isinstance(socket, TenantSocket)
-        connection = Connection(socket, self._config, self._registry, self._pool, self._auth, self._metrics)
+        connection = Connection(
+            socket, self._config, self._registry, self._pool, self._auth, self._metrics, self._quotas
+        )
         identity = socket.identity if isinstance(socket.identity, Identity) else None
         self._connections[socket] = connection
         address = _address(socket)
-        if identity is None:
+        is_silent = identity is None
+        if is_silent:
             self._silent[address] += 1
-            connection.on_identified = lambda: self._heard(address)
+        connection.on_identified = lambda found: self._identified(socket, found, address if is_silent else None)
         if self.is_draining:  # it was upgraded a moment before
             connection.close_soon(CloseCode.DRAINING, "draining")
         self._metrics.connection_moved(None, "open")
@@ -161,11 +183,24 @@ class Server:
             log.exception("connection.failed")
             socket.cut(CloseCode.INTERNAL.label)
         finally:
-            if identity is None and connection.identity is None:
+            if is_silent and connection.identity is None:
                 self._heard(address)
+            if socket in self._counted:
+                self._quotas.disconnect(self._counted.pop(socket))
             del self._connections[socket]
             self._stalled.pop(socket, None)
             self._metrics.connection_moved("open", None)
+
+    def _identified(self, socket: TenantSocket, identity: Identity, silent_at: str | None) -> None:
+        """``silent_at``: the address, of one that had no token in its handshake.  Raises ``QuotaExceeded``."""
+        if silent_at is not None:
+            self._heard(silent_at)
+        try:
+            self._quotas.connect(identity.tenant, identity.limits)
+        except QuotaExceeded as full:
+            self._metrics.limit_refused(full.limit)
+            raise
+        self._counted[socket] = identity.tenant
 
     def _heard(self, address: str) -> None:
         self._silent[address] -= 1

@@ -1,7 +1,8 @@
 """The pool's ledger: which process is whose, who waits, what is to be started or retired.
 
 Pure: no I/O; ``now`` is seconds of a monotonic clock.  Owner: ``broker.pool.Pool``, which carries out what is decided
-here.  A slot that was leased is never warm again: the table (``broker.slot``) has no way back.
+here.  A slot that was leased is never warm again: the table (``broker.slot``) has no way back.  Over 300 lines because
+who is served, what is started and what is retired is decided by one look at all slots and all who wait.
 """
 
 from collections import Counter, deque
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from broker.backoff import Health
+from broker.config_limits import Limits
+from broker.quotas import UNCAPPED, StartQuota
 from broker.slot import Slot, SlotEvent, SlotState, Waiter
 from protocol.codes import MissReason, Start
 
@@ -53,6 +56,7 @@ class Slots:
         self._slots: dict[int, Slot] = {}
         self._queues: dict[str, deque[Waiter]] = {}  # by tenant; the dict's order is the round robin
         self._health = {name: Health() for name in targets}
+        self._quota = StartQuota()
         self._next_id = 1
         self._deserted: list[Slot] = []
         self.is_closing = False
@@ -85,14 +89,17 @@ class Slots:
     # -- leasing --
 
     def acquire(
-        self, profile: str, tenant: str, now: float, *, own_start: bool = False, miss: MissReason | None = None
-    ) -> Waiter:
+        self, profile: str, tenant: str, now: float, limits: Limits = UNCAPPED, *,
+        own_start: bool = False, miss: MissReason | None = None,
+    ) -> Waiter:  # fmt: skip
         """Ask for a process.  ``waiter.slot`` is set at once when a spare is warm; otherwise it waits its turn.
 
-        ``own_start`` and ``miss``: see ``Waiter``.  Raises ``PoolFull`` when ``max_waiting`` wait already or the
-        breaker is open.
+        ``limits`` are the tenant's; ``own_start`` and ``miss``: see ``Waiter``.  Raises ``PoolFull`` when
+        ``max_waiting`` wait already or the breaker is open, ``QuotaExceeded`` when the tenant has what it may have.
         """
         waiter = Waiter(profile, tenant, now, own_start, miss)
+        waiting = len(self._queues.get(tenant, ()))
+        self._quota.check_processes(limits, self._leased(tenant), waiting)
         if not own_start and not self._waits_before(waiter):
             spare = self._oldest_spare(profile)
             if spare is not None:
@@ -104,6 +111,8 @@ class Slots:
             raise PoolFull(f"processes of profile {profile!r} keep failing to start", retry)
         if not waiter.is_restore and sum(map(len, self._queues.values())) >= self._max_waiting:
             raise PoolFull(f"pool.max_waiting = {self._max_waiting} tenants wait already", 5.0)
+        self._quota.check_wait(tenant, limits, waiting, now, is_restore=waiter.is_restore)
+        self._quota.waits(tenant, limits, now)
         self._queues.setdefault(tenant, deque()).append(waiter)
         return waiter
 
@@ -120,6 +129,9 @@ class Slots:
                 slot.reserved_for = None
                 self.stop(slot)
                 self._deserted.append(slot)
+
+    def _leased(self, tenant: str) -> int:
+        return sum(slot.state is SlotState.LEASED and slot.tenant == tenant for slot in self._slots.values())
 
     def _is_probed(self, profile: str) -> bool:
         """Somebody already finds out whether a start of ``profile`` works again."""

@@ -55,6 +55,8 @@ class Tenure:
         self.session = session
         self._pool = pool
         self._config = config
+        self.limits = config.limits
+        """Of the tenant, as the connection that came last found them."""
         self._wake = anyio.Event()
         self._scope: anyio.CancelScope | None = None
         self.lease: Lease | None = None
@@ -262,7 +264,9 @@ class Tenure:
         self.lobby.bind_credentials()
         standing.check_bound(bound, session.policy)  # also what a process is started with
         choice = self._pool.choose(bound.model, bound.spawn).having_spent(session.turns.usage.total.cost_usd)
-        lease_it = self._pool.lease(choice, session.key[0], again=again, on_position=self.lobby.tell_position)
+        lease_it = self._pool.lease(
+            choice, session.key[0], self.limits, again=again, on_position=self.lobby.tell_position
+        )
         lease: Lease | None = None
         try:
             async with lease_it as lease:

@@ -6,6 +6,7 @@ Pure but for reading the session.  Caller: ``broker.opening``, in the breath in 
 from msgspec import Raw
 
 from broker.config import Config
+from broker.config_limits import Limits as Allowed
 from broker.replay import Resume
 from broker.session import Session
 from protocol.codes import MissReason, Start
@@ -24,8 +25,10 @@ def welcome(
     ignored: list[str],
     cli: tuple[str, bool],
     config: Config,
+    allowed: Allowed,
 ) -> Welcome:
-    """Build the frame.  ``cli`` is version and whether it is simulated; ``ready_ms`` from hello to the last answer.
+    """Build the frame.  ``cli`` is version and whether it is simulated; ``ready_ms`` from hello to the last answer;
+    ``allowed`` what this connection may ask for.
 
     ``start`` and ``ready_ms`` are None while the session has no process.
     """
@@ -50,6 +53,8 @@ def welcome(
         limits=Limits(
             max_message_bytes=config.server.max_message_bytes,
             max_frame_bytes=MAX_LINE_BYTES,
+            messages_per_second=allowed.messages_per_second,
+            messages_burst=allowed.messages_burst,
             queue=config.turn.queue,
             replay_frames=config.replay.frames,
             replay_bytes=config.replay.bytes,

@@ -17,6 +17,7 @@ class CloseCode(IntEnum):
     BAD_UTF8 = 1007
     DRAINING = 1012
     SLOW_CONSUMER = 4001
+    RATE_LIMITED = 4003
     POOL_UNAVAILABLE = 4004
     QUEUE_TIMEOUT = 4005
     HELLO_TIMEOUT = 4007
@@ -58,6 +59,7 @@ class ErrorCode(StrEnum):
     INITIALIZE_REQUIRED = "initialize_required"
     POOL_UNAVAILABLE = "pool_unavailable"
     RATE_LIMITED = "rate_limited"
+    QUOTA_EXCEEDED = "quota_exceeded"
     DRAINING = "draining"
     STORAGE_FAILED = "storage_failed"
     INTERNAL = "internal"
@@ -65,11 +67,30 @@ class ErrorCode(StrEnum):
 
 RETRYABLE_ERRORS = frozenset(
     {
-        ErrorCode.QUEUE_FULL, ErrorCode.POOL_UNAVAILABLE, ErrorCode.RATE_LIMITED, ErrorCode.DRAINING,
+        ErrorCode.QUEUE_FULL,
+        ErrorCode.POOL_UNAVAILABLE,
+        ErrorCode.RATE_LIMITED,
+        ErrorCode.QUOTA_EXCEEDED,
+        ErrorCode.DRAINING,
         ErrorCode.STORAGE_FAILED,
     }
-)  # fmt: skip
+)
 """The same request may succeed later, unchanged."""
+
+
+class Limit(StrEnum):
+    """``limit`` of ``broker_limits_refused_total``: the key of ``[limits]``, or of ``[server]``, that was reached."""
+
+    MESSAGES_PER_SECOND = "messages_per_second"
+    REFUSED_MESSAGES = "refused_messages"
+    TENANT_MESSAGES_PER_SECOND = "tenant_messages_per_second"
+    TENANT_CONNECTIONS = "tenant_connections"
+    TENANT_SESSIONS = "tenant_sessions"
+    TENANT_PROCESSES = "tenant_processes"
+    TENANT_WAITING = "tenant_waiting"
+    TENANT_COLD_STARTS_PER_MINUTE = "tenant_cold_starts_per_minute"
+    MAX_UNAUTHENTICATED = "max_unauthenticated"
+    MAX_UNAUTHENTICATED_PER_IP = "max_unauthenticated_per_ip"
 
 
 class FailureReason(StrEnum):

@@ -201,6 +201,8 @@ class Limits(Struct, frozen=True):
 
     max_message_bytes: int
     max_frame_bytes: int
+    messages_per_second: float
+    messages_burst: int
     queue: int
     replay_frames: int
     replay_bytes: int

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from broker import slot, turn
+from broker.config_limits import Limits
 from protocol.codes import CloseCode, ErrorCode, FailureReason, UpstreamError
 
 TESTS = Path(__file__).resolve().parent
@@ -38,6 +39,12 @@ def test_every_code_is_documented(alphabet: Any) -> None:
     text = (DOCS / "protocol.md").read_text()
     names = [code.label if isinstance(code, CloseCode) else code.value for code in alphabet]
     assert [name for name in names if name not in text and name != "bad_utf8"] == []
+
+
+def test_every_limit_is_documented() -> None:
+    """Each key of ``[limits]`` is in docs/operations.md."""
+    text = (DOCS / "operations.md").read_text()
+    assert [name for name in Limits.__struct_fields__ if f"limits.{name}`" not in text] == []
 
 
 def test_every_decision_is_in_the_index() -> None:

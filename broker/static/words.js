@@ -22,6 +22,7 @@ const TITLES = new Map([
   ["option_not_allowed", "Not allowed"],
   ["queue_full", "Too many messages wait already"],
   ["rate_limited", "Too many requests"],
+  ["quota_exceeded", "You have as much open as you may"],
   ["id_conflict", "This message was sent before, with other words"],
   ["too_large", "The message is too large"],
   ["bad_frame", "The broker did not understand this"],

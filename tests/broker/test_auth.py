@@ -127,6 +127,20 @@ def test_a_tenant_overrides_the_policy_in_part(tmp_path: Path) -> None:
 
 # -- who pays --------------------------------------------------------------------------------------------------------
 
+
+def test_a_tenant_overrides_the_limits_in_part(tmp_path: Path) -> None:
+    """``limits`` names what differs; the rest is the broker's own, and so is another tenant's; null is kept."""
+    text = f"[tenants.a]\ntokens = [{entry(TOKEN)}]\nlimits = {{tenant_processes = 3}}\n"
+    text += f"[tenants.b]\ntokens = [{entry(OTHER)}]\n"
+    config = configured(tmp_path, text, limits__messages_burst=7)
+    door = Authenticator(config)
+    limits, others = door.authenticate(TOKEN).limits, door.authenticate(OTHER).limits
+    assert (limits.tenant_processes, limits.messages_burst, limits.tenant_sessions) == (3, 7, None)
+    assert others == config.limits
+    assert others.tenant_processes is None
+    assert Authenticator(Config(limits=limits)).authenticate(None).limits == limits, "without tokens: the broker's"
+
+
 SERVER = 'policy = {credentials = "server"}\n'
 
 
@@ -197,6 +211,8 @@ def test_a_missing_credential_file_is_named(tmp_path: Path) -> None:
         ("[tenants.'../x']\ntokens = []", "tenants.'../x'"),
         ("[tenants.a]\npolicy = {slash = true}", "tenants.a.policy.slash"),
         ("[tenants.a]\npolicy = {slash_commands = 1}", "tenants.a.policy.slash_commands"),
+        ("[tenants.a]\nlimits = {processes = 1}", "tenants.a.limits.processes"),
+        ("[tenants.a]\nlimits = {tenant_processes = 0}", "tenants.a.limits.tenant_processes"),
         ("tenants = 3", "tenants"),
         ("tenant = {}", "tenant"),
     ],

@@ -118,6 +118,9 @@ def test_the_tree_is_the_documented_one() -> None:
         "queue": 16,
     }
     assert plain["replay"] == {"frames": 10000, "bytes": 8388608, "seconds": 120, "total_bytes": 536870912}
+    assert {key: value for key, value in plain["limits"].items() if value is not None} == {
+        "messages_per_second": 20, "messages_burst": 40, "refused_messages": 1000,
+    }  # fmt: skip
     assert plain["policy"]["permission_modes"] == ["default", "plan", "acceptEdits"]
     assert len(LEAVES) >= 50
 

@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from broker.metrics import DISCONNECTS, FAILURES, PHASES, PROTOCOL_ERRORS, TTFT_BUCKETS, UNKNOWN_FRAMES, Metrics
-from protocol.codes import Applied, CloseCode, DropReason, ErrorCode, FailureReason, Start, UpstreamError
+from protocol.codes import Applied, CloseCode, DropReason, ErrorCode, FailureReason, Limit, Start, UpstreamError
 from protocol.frames import SessionTotals, TurnCompleted, TurnFailed
 from protocol.traces import TRACES
 
@@ -37,7 +37,7 @@ def test_the_promised_names_are_there() -> None:
         "broker_pool_acquires_total", "broker_queue_wait_seconds_bucket", "broker_connections", "broker_build_info",
         "broker_sessions", "broker_disconnects_total", "broker_protocol_errors_total",
         "broker_cli_frames_dropped_total", "broker_cli_frames_quieted_total", "broker_cli_unknown_frames_total",
-        "broker_unknown_fields_total", "broker_cli_questions_total",
+        "broker_unknown_fields_total", "broker_cli_questions_total", "broker_limits_refused_total",
     } <= names  # fmt: skip
     assert not any(name.endswith("_created") for name in names)
 
@@ -57,6 +57,7 @@ def test_every_failure_exists_before_it_happens() -> None:
     assert value(metrics, "broker_turns_total", pool="default", outcome="failed") == 0
     assert [value(metrics, "broker_cli_unknown_frames_total", type=name) for name in UNKNOWN_FRAMES] == [0, 0]
     assert {value(metrics, "broker_cli_frames_quieted_total", type=name) for name in TRACES} == {0}
+    assert {value(metrics, "broker_limits_refused_total", limit=name) for name in Limit} == {0}
 
 
 def test_profile_misses_are_counted_by_the_label_they_are_given() -> None:
@@ -150,6 +151,7 @@ def foreign(metrics: Metrics, text: str) -> None:
     metrics.session_moved(text, text)
     metrics.disconnected(text)
     metrics.protocol_error(text)
+    metrics.limit_refused(text)
     metrics.cli_frame_dropped(text)
     metrics.cli_frame_unknown(text)
     metrics.cli_frame_quieted(text)
@@ -166,7 +168,9 @@ def test_labels_from_outside_do_not_grow_the_exposition() -> None:
     assert "foreign" not in metrics.render("")[0].decode()
     assert value(metrics, "broker_protocol_errors_total", reason="other") == 1001
     assert value(metrics, "broker_cli_unknown_frames_total", type="other") == 1001
+    assert value(metrics, "broker_limits_refused_total", limit="other") == 1001
     assert len(metrics._protocol_errors._children) == len(set(PROTOCOL_ERRORS))
+    assert len(metrics._limits._children) == len(Limit)
 
 
 def test_the_whole_exposition_stays_small() -> None:

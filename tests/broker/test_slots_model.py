@@ -14,22 +14,27 @@ from hypothesis.stateful import (
 )
 
 from broker.backoff import BACKOFF_CAP_S, EARLY_DEATH_S
+from broker.config_limits import Limits
+from broker.quotas import COLD_WITHIN_S, QuotaExceeded
 from broker.slot import Slot, SlotState, Waiter
 from broker.slots import PoolFull, Slots, Target
-from protocol.codes import MissReason, Start
+from protocol.codes import Limit, MissReason, Start
 
 TENANTS = st.sampled_from(["ann", "bob", "cyd"])
 PROFILES = st.sampled_from(["small", "large"])
 
 
 def acquired(
-    slots: Slots, profile: str, tenant: str, now: float, *, own_start: bool = False, miss: MissReason | None = None
-) -> Waiter | None:
-    """A waiter, or None when refused."""
+    slots: Slots, profile: str, tenant: str, now: float, limits: Limits, *,
+    own_start: bool = False, miss: MissReason | None = None,
+) -> Waiter | Limit | None:  # fmt: skip
+    """A waiter, or when refused None or the tenant's limit."""
     try:
-        return slots.acquire(profile, tenant, now, own_start=own_start, miss=miss)
+        return slots.acquire(profile, tenant, now, limits, own_start=own_start, miss=miss)
     except PoolFull:
         return None
+    except QuotaExceeded as full:
+        return full.limit
 
 
 class Ledger(RuleBasedStateMachine):
@@ -41,6 +46,7 @@ class Ledger(RuleBasedStateMachine):
         self.leases: dict[Slot, Waiter] = {}
         self.was_leased: set[Slot] = set()
         self.waiters: list[Waiter] = []
+        self.waits: list[tuple[str, float]] = []
         self.retired: set[Slot] = set()
         self.rings: dict[str, int] = {}
         self.turn = 0
@@ -52,16 +58,20 @@ class Ledger(RuleBasedStateMachine):
         most=st.integers(2, 6),
         waiting=st.integers(0, 6),
         at_once=st.integers(1, 3),
+        caps=st.tuples(*[st.none() | st.integers(1, 3)] * 3),
     )
     def configure(
         self, warm: tuple[int, int], limits: tuple[int | None, int | None], reserve: int, most: int, waiting: int,
-        at_once: int,
+        at_once: int, caps: tuple[int | None, int | None, int | None],
     ) -> None:  # fmt: skip
         targets = {
             "small": Target(min(warm[0], limits[0] or 9), limits[0]),
             "large": Target(min(warm[1], limits[1] or 9), limits[1], min(reserve, limits[1] or 9, most - 1)),
             "other": Target(0),
         }
+        self.limits = Limits(
+            tenant_processes=caps[0], tenant_waiting=caps[1], tenant_cold_starts_per_minute=caps[2]
+        )  # fmt: skip
         self.most, self.max_waiting, self.at_once = most, waiting, at_once
         self.slots = Slots(targets, max_processes=most, max_waiting=waiting, spawn_concurrency=at_once)
 
@@ -79,7 +89,11 @@ class Ledger(RuleBasedStateMachine):
         spares = self.of(SlotState.WARM, profile)
         rivals = [w for w in self.slots.waiting if w.profile == profile and not w.own_start]
         retry = self.slots.breaker_retry_s(profile, self.now)
-        waiter = acquired(self.slots, profile, tenant, self.now, own_start=own_start)
+        used = self.used(tenant)
+        waiter = acquired(self.slots, profile, tenant, self.now, self.limits, own_start=own_start)
+        if isinstance(waiter, Limit):
+            self.is_over(waiter, tenant, used, is_restore=own_start, is_cold=own_start or bool(rivals) or not spares)
+            return
         if waiter is None:
             assert own_start or rivals or not spares, "refused although a spare was warm"
             assert retry is not None or (not own_start and len(self.slots.waiting) >= self.max_waiting)
@@ -95,15 +109,46 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(tenant=TENANTS)
     def acquire_unknown(self, tenant: str) -> None:
-        waiter = acquired(self.slots, "other", tenant, self.now, own_start=True, miss=MissReason.NO_PROFILE)
+        used, miss = self.used(tenant), MissReason.NO_PROFILE
+        waiter = acquired(self.slots, "other", tenant, self.now, self.limits, own_start=True, miss=miss)
+        if isinstance(waiter, Limit):
+            self.is_over(waiter, tenant, used, is_restore=False, is_cold=True)
+            return
         if waiter is None:
             assert len(self.slots.waiting) >= self.max_waiting
             return
         assert not waiter.is_served, "an unknown profile has no spares"
         self.joined(waiter)
 
+    def used(self, tenant: str) -> tuple[int, int]:
+        """The tenant's processes, and how often it waits."""
+        leased = sum(slot.tenant == tenant for slot in self.of(SlotState.LEASED))
+        return leased, sum(waiter.tenant == tenant for waiter in self.waiters)
+
+    def is_over(
+        self, limit: Limit, tenant: str, used: tuple[int, int], *, is_restore: bool, is_cold: bool
+    ) -> None:  # fmt: skip
+        """A tenant is refused for its own sake only where it has what it may have; nothing has changed then."""
+        assert used == self.used(tenant)
+        if limit is Limit.TENANT_PROCESSES:
+            assert sum(used) == self.limits.tenant_processes
+            return
+        assert is_cold, "refused although a spare was warm"
+        if limit is Limit.TENANT_WAITING:
+            assert not is_restore
+            assert self.limits.tenant_waiting is not None
+            assert used[1] >= self.limits.tenant_waiting
+        else:
+            assert limit is Limit.TENANT_COLD_STARTS_PER_MINUTE
+            assert self.cold_starts(tenant) == self.limits.tenant_cold_starts_per_minute
+
+    def cold_starts(self, tenant: str) -> int:
+        """How often the tenant began to wait within a minute."""
+        return sum(name == tenant and self.now - at < COLD_WITHIN_S for name, at in self.waits)
+
     def joined(self, waiter: Waiter) -> None:
         self.waiters.append(waiter)
+        self.waits.append((waiter.tenant, self.now))
         if sum(other.tenant == waiter.tenant for other in self.slots.waiting) == 1:
             self.turn += 1
             self.rings[waiter.tenant] = self.turn
@@ -244,6 +289,17 @@ class Ledger(RuleBasedStateMachine):
             assert sum(self.slots.count(profile, state) for state in SlotState) == sum(
                 slot.profile == profile for slot in live
             )
+
+    @invariant()
+    def no_tenant_has_more_than_it_may_have(self) -> None:
+        for tenant in ("ann", "bob", "cyd"):
+            leased, waiting = self.used(tenant)
+            new = sum(waiter.tenant == tenant and not waiter.is_restore for waiter in self.waiters)
+            processes, places = self.limits.tenant_processes, self.limits.tenant_waiting
+            starts = self.limits.tenant_cold_starts_per_minute
+            assert processes is None or leased + waiting <= processes
+            assert places is None or new <= places
+            assert starts is None or self.cold_starts(tenant) <= starts
 
     @invariant()
     def nobody_is_lost(self) -> None:

@@ -4,6 +4,7 @@ from broker.auth import Identity
 from broker.config import Config
 from broker.config import Replay as ReplayConfig
 from broker.config import Turn as TurnConfig
+from broker.config_limits import Limits as Allowed
 from broker.config_policy import Policy
 from broker.message_ids import digest
 from broker.metrics import Metrics
@@ -19,6 +20,7 @@ from protocol.frames import ClientInfo, CliInfo, Hello, Limits, Lost, Replay, Se
 from tests.broker import outlets
 
 CONFIG = Config(turn=TurnConfig(queue=7), replay=ReplayConfig(frames=5, bytes=4096, seconds=60))
+ALLOWED = Allowed(messages_per_second=5, messages_burst=9)
 
 
 def session(frames: int = 0) -> Session:
@@ -35,19 +37,19 @@ def told(made: Session, reference: SessionRef | None = None) -> Welcome:
     return welcome(
         made, Hello(session=ref), made.log.resume(ref.epoch, ref.last_seq),
         start=Start.COLD, miss_reason=MissReason.POOL_EMPTY, ready_ms=3.14159, ignored=["system_prompt"],
-        cli=("2.1.329", True), config=CONFIG,
+        cli=("2.1.329", True), config=CONFIG, allowed=ALLOWED,
     )  # fmt: skip
 
 
 def test_a_new_session() -> None:
-    """Nothing happened yet: no replay, no turn, nothing pending; the limits are those of the configuration."""
+    """Nothing happened yet: no replay, no turn, nothing pending; the limits are those that were configured."""
     made = session()
     found = told(made)
     assert found == Welcome(
         session_id="conv-1", epoch=made.log.epoch, head_seq=0, resumed=False, replay=None, lost=None, start=Start.COLD,
         miss_reason=MissReason.POOL_EMPTY, ready_ms=3.142, role="controller", view="cli",
         cli=CliInfo("2.1.329", True, "0b4e"), options_ignored=["system_prompt"], turn=None, queued=[], pending=[],
-        limits=Limits(8388608, 16777216, 7, 5, 4096, 60), protocol=1,
+        limits=Limits(8388608, 16777216, 5, 9, 7, 5, 4096, 60), protocol=1,
     )  # fmt: skip
 
 
@@ -93,7 +95,7 @@ def test_it_is_told_for_the_position_that_was_decided() -> None:
     made = session(frames=4)
     found = welcome(
         made, Hello(session=SessionRef(last_seq=1)), Resume(1, None), start=Start.ATTACHED, miss_reason=None,
-        ready_ms=0.0, ignored=[], cli=("2.1.197", False), config=CONFIG,
+        ready_ms=0.0, ignored=[], cli=("2.1.197", False), config=CONFIG, allowed=ALLOWED,
     )  # fmt: skip
     assert (found.replay, found.start, found.cli) == (Replay(2, 4), Start.ATTACHED, CliInfo("2.1.197", False, "0b4e"))
 
@@ -110,6 +112,6 @@ def test_an_observer_is_shown_no_questions_of_an_owner() -> None:
     for hello, shown in ((Hello(client=client), 1), (Hello(client=client, role="observer"), 0)):
         found = welcome(
             made, hello, Resume(0, None), start=Start.ATTACHED, miss_reason=None, ready_ms=0.0, ignored=[],
-            cli=("2.1.329", True), config=CONFIG,
+            cli=("2.1.329", True), config=CONFIG, allowed=ALLOWED,
         )  # fmt: skip
         assert len(found.pending) == shown, hello.role

@@ -35,6 +35,10 @@ def broker(tmp_path_factory: pytest.TempPathFactory, oracle: Oracle) -> Iterator
     """A broker whose sessions last as long as their clients."""
     config: dict[str, Any] = {"session": {"detach_timeout_s": 0}, "turn": {"queue": 1000}}
     config["server"] = {"hello_max_bytes": 2**20}
+    config["limits"] = {
+        "messages_per_second": 5000,
+        "messages_burst": 5000,
+    }  # messages are sent until a process is there
     config["pool"] = {"profiles": {"default": {"warm": WARM}}}
     with started_broker(tmp_path_factory.mktemp("crash"), config) as found:
         oracle.allow(pid=found.pid)

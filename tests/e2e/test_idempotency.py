@@ -18,8 +18,8 @@ IDS = 100
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory, oracle: Oracle) -> Iterator[Broker]:
-    """A broker whose sessions let more wait than this module ever sends."""
-    config = {"turn": {"queue": 2 * IDS}, "session": {"detach_timeout_s": 3}}
+    """A broker whose sessions let more wait, and whose connections may send more, than this module ever sends."""
+    config = {"turn": {"queue": 2 * IDS}, "limits": {"messages_burst": 4 * IDS}, "session": {"detach_timeout_s": 3}}
     with started_broker(tmp_path_factory.mktemp("idempotency"), config) as found:
         oracle.allow(pid=found.pid)
         yield found

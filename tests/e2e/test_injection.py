@@ -84,7 +84,8 @@ class Talk:
 def test_no_text_becomes_a_second_line(tmp_path: Path) -> None:
     """10,000 messages: one accepted frame is one user line with its content, and nothing else reaches the CLI."""
     began = time.monotonic()
-    config = {"turn": {"queue": 2 * BATCH}, "pool": {"profiles": {"default": {"warm": 1}}}}
+    limits = {"messages_per_second": EXAMPLES, "messages_burst": EXAMPLES}  # the rate is not what is tried here
+    config = {"turn": {"queue": 2 * BATCH}, "limits": limits, "pool": {"profiles": {"default": {"warm": 1}}}}
     with asyncio.Runner() as runner, started_broker(tmp_path, config) as broker:
         opened = connected(broker.url, hello={})
         client = runner.run(opened.__aenter__())

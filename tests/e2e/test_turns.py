@@ -51,6 +51,7 @@ async def test_welcome_says_everything_a_client_has_to_know(broker: Broker) -> N
         assert limits["max_frame_bytes"] == 16777216
         assert (limits["queue"], limits["replay_frames"], limits["replay_bytes"]) == (QUEUE, 10000, 8388608)
         assert limits["replay_seconds"] == 120
+        assert (limits["messages_per_second"], limits["messages_burst"]) == (20, 40)
         assert welcome == {
             "type": "broker.welcome", "protocol": 1, "session_id": "welcome-1", "head_seq": 0, "resumed": False,
             "replay": None, "lost": None, "start": "warm", "miss_reason": None, "role": "controller", "view": "cli",

@@ -28,7 +28,9 @@ def test_the_close_codes_are_the_documented_ones() -> None:
         "bind_failed", "session_deleted", "revoked", "replaced", "protocol_version",
     }  # fmt: skip
     again = {code.label for code in CloseCode if code in RETRYABLE_CLOSE_CODES}
-    assert again == {"slow_consumer", "pool_unavailable", "queue_timeout", "hello_timeout", "internal"}
+    assert again == {
+        "slow_consumer", "rate_limited", "pool_unavailable", "queue_timeout", "hello_timeout", "internal"
+    }  # fmt: skip
     assert {code.label: int(code) for code in CloseCode if code < 4000} == {
         "ended": 1000, "bad_utf8": 1007, "draining": 1012
     }  # fmt: skip
@@ -37,7 +39,8 @@ def test_the_close_codes_are_the_documented_ones() -> None:
 def test_only_passing_troubles_are_retryable() -> None:
     """What the client did wrong stays wrong when it is sent again."""
     assert {
-        ErrorCode.QUEUE_FULL, ErrorCode.POOL_UNAVAILABLE, ErrorCode.RATE_LIMITED, ErrorCode.DRAINING
+        ErrorCode.QUEUE_FULL, ErrorCode.POOL_UNAVAILABLE, ErrorCode.RATE_LIMITED, ErrorCode.QUOTA_EXCEEDED,
+        ErrorCode.DRAINING,
     } == RETRYABLE_ERRORS  # fmt: skip
 
 

@@ -201,7 +201,7 @@ def test_a_pending_request_is_embedded_as_it_stands() -> None:
     """``welcome.pending`` holds the very bytes that the clients got."""
     line = b'{"type":"control_request" , "x":1.0,"seq":7}'
     info = frames.CliInfo("2.1.329", False, "s")
-    limits = frames.Limits(1, 2, 3, 4, 5, 6.0)
+    limits = frames.Limits(1, 2, 3.0, 4, 5, 6, 7, 8.0)
     welcome = frames.Welcome(
         "s", "e", 7, False, frames.Replay(1, 7), None, None, None, 0.0, "controller", "cli", info, [], None, [],
         [Raw(line)], limits,
