@@ -136,6 +136,9 @@ class Session(Struct, frozen=True, forbid_unknown_fields=True):
 
     detach_timeout_s: Annotated[Grace, _says("Without clients: its process is stopped after this.")] = 120
     hibernate_after_s: Annotated[Grace, _says("Idle with clients: its process is stopped after this.")] = 600
+    min_resident_s: Annotated[
+        Grace, _says("A process that others wait for is not asked of an idle session before.")
+    ] = 30
     retain_days: Annotated[Grace, _says("A stopped session that was not used for so many days is deleted.")] = 30
     max_sessions: Annotated[Count, _says("Sessions in all.")] = 10000
     fork_max_mb: Annotated[int, Meta(ge=1, le=2**20), _says("What a fork copies: transcript and files.")] = 256

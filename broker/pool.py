@@ -36,6 +36,8 @@ from protocol.errors import ClientError
 log = structlog.get_logger(__name__)
 
 CHECK_EVERY_S = 5.0
+PRESSURE_LOOK_S = 0.25
+"""While tenants wait for room: sessions become idle, or have been resident for long enough, without telling."""
 BINDS_AT_ONCE = 4
 BIND_TURN_WAIT_S = 0.05
 """Binds go a few at a time, so that in a burst of tenants the first are served before the last have begun; nobody waits
@@ -61,6 +63,8 @@ class Pool:
             spawn_concurrency=config.pool.spawn_concurrency,
         )
         self._children: dict[int, Child] = {}
+        self.on_pressure: Callable[[list[str]], None] = lambda tenants: None
+        """Tenants wait, and there is no room; told again and again while that lasts."""
         self._room = WaitingRoom()
         self._changed = anyio.Event()
         self._pacing = Pacing()
@@ -104,6 +108,7 @@ class Pool:
     def _pause(self) -> float:
         retry_at = self._slots.next_start_at(time.monotonic())
         soon = CHECK_EVERY_S if retry_at is None else max(0.01, min(CHECK_EVERY_S, retry_at - time.monotonic()))
+        soon = min(soon, PRESSURE_LOOK_S) if self._slots.short_of else soon
         return min(soon, 0.05) if self._pacing.is_holding else soon
 
     def kill_all(self) -> None:
@@ -125,6 +130,8 @@ class Pool:
             self._children[slot.id] = child = self._make_child(slot)
             group.start_soon(self._supervise, slot, child, name=f"slot-{slot.id}")
         self._room.tell(self._slots.waiting)
+        if short := self._slots.short_of:
+            self.on_pressure([waiter.tenant for waiter in short])
 
     def _make_child(self, slot: Slot) -> Child:
         if slot.reserved_for is None:
@@ -155,6 +162,11 @@ class Pool:
         """Processes by profile and state; those whose profile nobody configured are ``other``."""
         states = [state for state in SlotState if state is not SlotState.GONE]
         return {name: {s.value: self._slots.count(name, s) for s in states} for name in (*self.profiles, OTHER)}
+
+    @property
+    def limit(self) -> int:
+        """How many processes there may be."""
+        return self._config.process_limit
 
     @property
     def is_full(self) -> bool:

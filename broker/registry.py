@@ -31,6 +31,7 @@ from broker.sleepers import Sleepers
 from broker.stores import Key, Store, StoreFailed
 from broker.tenure import Tenure
 from broker.transcript import SCAN_THREADS, Scans, read_page
+from broker.upkeep import Upkeep
 from protocol.codes import CloseCode, ErrorCode, FailureReason, Limit
 from protocol.errors import ConnectionRefused
 from protocol.frames import GoAway, SessionRef
@@ -39,7 +40,6 @@ log = structlog.get_logger(__name__)
 
 SWEEP_EVERY_S = 1.0
 DRAIN_LOOK_S = 0.02
-DAY_S = 86400.0
 
 
 class Registry:
@@ -57,6 +57,7 @@ class Registry:
         """Sessions on their way, by tenant."""
         self._scanning = anyio.CapacityLimiter(SCAN_THREADS)
         self._group: anyio.abc.TaskGroup | None = None
+        self._upkeep = Upkeep(config, pool, self._entries, self._sleepers, self.delete, self._forget)
 
     async def run(self) -> None:
         """Hold the sessions' tasks until cancelled; each ends its own process."""
@@ -64,30 +65,8 @@ class Registry:
             self._group = group
             while True:
                 await anyio.sleep(SWEEP_EVERY_S)
-                self._bound_logs()
-                await self._end_unused(time.monotonic() - self._config.session.retain_days * DAY_S)
-
-    def _bound_logs(self) -> None:
-        """Above ``replay.total_bytes``, forget the logs of detached sessions, longest detached first."""
-        excess = sum(entry.session.log.size for entry in self._entries.values()) - self._config.replay.total_bytes
-        detached = [entry for entry in self._entries.values() if not entry.session.readers]
-        for entry in sorted(detached, key=lambda entry: entry.tenure.detached_at):
-            if excess <= 0:
-                return
-            excess -= entry.session.log.size
-            entry.session.log.expire()
-
-    async def _end_unused(self, moment: float) -> None:
-        """Delete what nobody has used since ``moment``, a monotonic time, and what nobody is attached to."""
-        for entry in list(self._entries.values()):
-            if entry.last_active < moment and entry.state == "hibernated" and not entry.session.readers:
-                log.info("session.retired", tenant=entry.key[0], session=entry.key[2])
-                self.delete(entry)
-        for asleep in self._sleepers.unused_since(moment):
-            log.info("session.retired", tenant=asleep.key[0], session=asleep.key[2])
-            self._sleepers.take(asleep)
-            Journal(asleep.key, self._store, self._metrics).forget()
-            await anyio.to_thread.run_sync(self._pool.directory(asleep.record.directory).wipe)
+                self._upkeep.bound_logs()
+                await self._upkeep.end_unused(time.monotonic())
 
     # -- finding ---------------------------------------------------------------------------------------------------
 
@@ -159,6 +138,11 @@ class Registry:
         session = Session(key, identity, self._config, self._metrics)
         session.journal = Journal(key, self._store, self._metrics)
         return session
+
+    def _forget(self, asleep: Asleep) -> None:
+        """It is no more, though nobody came back for it."""
+        self._sleepers.take(asleep)
+        Journal(asleep.key, self._store, self._metrics).forget()
 
     def _check_room(self, identity: Identity) -> None:
         tenant, cap = identity.tenant, identity.limits.tenant_sessions

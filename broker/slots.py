@@ -77,6 +77,15 @@ class Slots:
         longest = max(map(len, queues), default=0)
         return [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]
 
+    @property
+    def short_of(self) -> list[Waiter]:
+        """Those who wait because there is no room: a process that ends makes some."""
+        starting, full = self._reserved_for(), {name for name in self.targets if self._is_full(name)}
+        full |= {name for name in self.targets if self._is_at_limit(name)}
+        short = [waiter for waiter in self.waiting if waiter not in starting and waiter.profile in full]
+        ending = sum(slot.state is SlotState.STOPPING for slot in self._slots.values())
+        return short[ending:]
+
     def breaker_retry_s(self, profile: str, now: float) -> float | None:
         """Seconds until the next probe when starts of ``profile`` keep failing, else None."""
         return self._health[profile].retry_s(now)

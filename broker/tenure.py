@@ -23,6 +23,7 @@ from broker.errors import BrokerError, ProcessError, ResumeRefused
 from broker.lobby import Lobby, told
 from broker.pool import Pool
 from broker.reader import Reader
+from broker.rest import Rest
 from broker.session import Session
 from broker.session_directory import SessionDirectory, Transcript
 from protocol.codes import CloseCode, ErrorCode, FailureReason
@@ -68,7 +69,7 @@ class Tenure:
         self._completed_at_crash = -1
         self._bind = Bind(session, config.pool, self.wake)
         self._adoption = Adoption(session, self._bind, is_branch=base is not None)
-        self.detached_at = self._bound_at = time.monotonic()
+        self.rest = Rest(config.session, time.monotonic(), time.monotonic())
         self._has_crashed = False
         self._ends = False
         self.is_draining = False
@@ -140,7 +141,7 @@ class Tenure:
         if reader in self.session.readers:
             self.session.readers.remove(reader)
         if not self.session.readers:
-            self.detached_at = time.monotonic()
+            self.rest.detached_at = time.monotonic()
             self._give_up_if_alone()
             self.wake()
 
@@ -291,7 +292,8 @@ class Tenure:
             session.is_binding = False
             self._adoption.succeed()
             lease.launch.directory.is_kept = True
-            self.lease, self._bound_at = lease, time.monotonic()
+            self.lease = lease
+            self.rest.bound(time.monotonic())
             self._again = self._next(lease.launch.directory)
             self.note()
             if was_restored:
@@ -344,12 +346,14 @@ class Tenure:
             self.note()
             if self._ends or self.is_deleted or (self.is_draining and session.turns.current is None):
                 return
-            if self._is_deserted(now):
+            if self.is_idle and now >= self._rests_at:
                 session.publish(State(state="hibernated", total=session.turns.usage.total))
                 return
             times = session.wake_times() + self._bind.wake_times
-            if session.turns.is_idle:
+            if self.is_idle:
                 times.append(self._rests_at)
+            else:
+                self.rest.is_asked = False
             await self._sleep(times)
         if self.is_deleted:
             return
@@ -357,26 +361,21 @@ class Tenure:
         self._has_crashed = session.turns.completed > self._completed_at_crash
         self._completed_at_crash = session.turns.completed
 
-    def _is_deserted(self, now: float) -> bool:
-        """Nobody is there, or nobody says anything, for as long as that may last."""
-        if self.lobby.arriving or not self.session.turns.is_idle or len(self.session.exchange.questions):
-            return False
-        return now >= self._rests_at
+    @property
+    def is_idle(self) -> bool:
+        """Nothing runs, nothing waits, nobody arrives: the process could be given back."""
+        session = self.session
+        return not self.lobby.arriving and session.turns.is_idle and not len(session.exchange.questions)
 
     @property
     def _rests_at(self) -> float:
-        """When an idle session gives its process back."""
-        limits = self._config.session
-        idle_since = max(self.session.last_terminal_at, self._bound_at)
-        if not self.session.readers:
-            return max(self.detached_at, self.session.last_terminal_at) + limits.detach_timeout_s
-        return idle_since + limits.hibernate_after_s
+        return self.rest.due_at(self.session.last_terminal_at, has_readers=bool(self.session.readers))
 
     async def _sleep(self, times: list[float]) -> None:
         """Until something changes, or the first of ``times``, or the replay log expires."""
         session, now = self.session, time.monotonic()
         if not session.readers and session.log.size:
-            expires = max(self.detached_at, session.last_terminal_at) + self._config.replay.seconds
+            expires = max(self.rest.detached_at, session.last_terminal_at) + self._config.replay.seconds
             if now >= expires and session.turns.is_idle:
                 session.log.expire()
             elif session.turns.is_idle:

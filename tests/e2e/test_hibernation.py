@@ -1,11 +1,15 @@
 """Idle sessions give their processes back while their clients stay, and come back with the next message."""
 
+import asyncio
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
-from tests.kit.broker import Broker, started_broker
+from tests.kit.broker import Broker, running_broker, started_broker
 from tests.kit.client import Client, connected, contiguous, text_of
 from tests.oracle import Oracle
 from tests.waiting import eventually
@@ -70,3 +74,43 @@ async def test_a_control_request_wakes_it_too(broker: Broker) -> None:
         answer = await client.control("set_permission_mode", mode="plan")
         assert answer["subtype"] == "success"
         assert "restored" in states(client)
+
+
+async def test_more_tenants_than_processes_are_all_served(tmp_path: Path) -> None:
+    """Each keeps its socket open and speaks three times; who is idle makes room, nobody is refused or forgotten."""
+    tenants, rounds, processes = 12, 3, 3
+    config = {
+        "pool": {"max_processes": processes, "profiles": {"default": {"warm": 0}}},
+        "session": {"min_resident_s": 0},
+    }
+    async with running_broker(tmp_path, config) as broker, AsyncExitStack() as stack:
+        together = asyncio.Barrier(tenants)
+
+        async def speak(number: int) -> None:
+            client = await stack.enter_async_context(connected(broker.url, hello={"session": {"id": f"t-{number}"}}))
+            await together.wait()
+            for turn in range(rounds):
+                assert await said(client, f"tenant {number} turn {turn}") == turn
+            assert contiguous(client.numbered())
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(tenants):
+                group.create_task(speak(number))
+        assert sum(broker.pool()[state] for state in ("starting", "warm", "leased", "stopping")) <= processes
+        assert len(broker.log_events("turn.ended")) == tenants * rounds
+
+
+async def test_nobody_is_asked_before_its_time(tmp_path: Path) -> None:
+    """Who has just got its process keeps it, idle or not; who waits is told its place, and then that there is none."""
+    config = {
+        "pool": {"max_processes": 1, "queue_timeout_s": 1, "profiles": {"default": {"warm": 1}}},
+        "session": {"min_resident_s": 60},
+    }
+    async with running_broker(tmp_path, config) as broker, connected(broker.url) as first:
+        await first.hello()
+        async with connected(broker.url) as second:
+            with pytest.raises(ConnectionClosed):
+                await second.hello()
+            assert second.of_type("broker.waiting")
+            assert await second.closed() == 4005
+        assert await said(first, "still here") == 0

@@ -40,7 +40,7 @@ def test_only_passing_troubles_are_retryable() -> None:
     """What the client did wrong stays wrong when it is sent again."""
     assert {
         ErrorCode.QUEUE_FULL, ErrorCode.POOL_UNAVAILABLE, ErrorCode.RATE_LIMITED, ErrorCode.QUOTA_EXCEEDED,
-        ErrorCode.DRAINING,
+        ErrorCode.DRAINING, ErrorCode.STORAGE_FAILED,
     } == RETRYABLE_ERRORS  # fmt: skip
 
 
