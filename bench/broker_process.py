@@ -35,6 +35,8 @@ class Setup:
     warm: int
     limit: int | None = None
     """``profile.max``: with as many as ``warm`` no spare is started while tenants hold theirs."""
+    processes: int | None = None
+    """``pool.max_processes``; whoever is idle then makes room at once."""
     env: Mapping[str, str] | None = None
     """Added to the environment of every CLI."""
     tables: str = ""
@@ -42,12 +44,12 @@ class Setup:
 
     def toml(self, state: Path) -> str:
         """The configuration file."""
-        room = max(2 * self.warm, 64)
+        room = max(2 * self.warm, 64) if self.processes is None else self.processes
         lines = [
             '[server]\nlisten = "127.0.0.1:0"\n[admin]\nlisten = "127.0.0.1:0"',
             f"[state]\ndir = {json.dumps(str(state))}",
             # The next arrival must find no process of the last one: it is stopped as soon as its tenant has left.
-            "[session]\ndetach_timeout_s = 0",
+            "[session]\ndetach_timeout_s = 0\nmin_resident_s = 0",
             f"[pool]\nmax_processes = {room}\nqueue_timeout_s = 120\nstart_timeout_s = 120\nbind_timeout_s = 60",
             f"[pool.profiles.{PROFILE}]\nwarm = {self.warm}",
         ]
