@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help run test test-full check bench schema real-cli real-cli-contract requirements system
+.PHONY: help run test test-full check soak bench schema real-cli real-cli-contract requirements system
 .DEFAULT_GOAL := help
 
 LISTEN ?= 127.0.0.1:8765
@@ -19,6 +19,7 @@ help:
 	@echo "make run        the broker with the simulated CLI on http://$(LISTEN)/"
 	@echo "make test       the tests, in a network namespace that has only loopback"
 	@echo "make test-full  the same with the larger half: each scene on both versions of the real CLI"
+	@echo "make soak       cuts and kills in their thousands (docs/reliability.md)"
 	@echo "make check      ruff, mypy, import contracts"
 	@echo "make real-cli   install the pinned versions of the real Claude Code CLI into .real-cli/"
 	@echo "make real-cli-contract   write down again which shapes those versions send (tests/conformance/contracts/)"
@@ -41,6 +42,9 @@ test: .venv/.project system
 
 test-full: .venv/.project system .real-cli/.installed
 	@tests/run $(WORKERS) $(ARGS)
+
+soak: .venv/.project system
+	@SOAK=1 tests/run -s -q tests/e2e/test_cuts.py tests/e2e/test_crash.py $(ARGS)
 
 bench: .venv/.project
 	@.venv/bin/python -m bench $(ARGS)

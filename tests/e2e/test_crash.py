@@ -18,10 +18,11 @@ from tests.kit.client import Client, Frame, connected, contiguous, terminals, te
 from tests.kit.ledger import cli, processes_of, user_ids
 from tests.oracle import Oracle
 from tests.processes import read_process
+from tests.soak import LONG_S, size
 from tests.waiting import eventually
 
 WARM = 4
-ROUNDS = 12
+ROUNDS = size(12, 336)
 """Kills at each moment."""
 AT_ONCE = 4
 DEADLINE_S = 5.0
@@ -107,6 +108,7 @@ async def doomed(broker: Broker, moment: str) -> float | None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(LONG_S)
 @pytest.mark.parametrize("moment", ["early in turn 1", "late in turn 1", "turn 2", "after a result"])
 async def test_a_killed_cli_costs_one_turn_at_most(broker: Broker, moment: str) -> None:
     """In every round: one terminal within the deadline, the next message works with the memory that can be there."""
@@ -123,7 +125,9 @@ async def test_a_killed_cli_costs_one_turn_at_most(broker: Broker, moment: str) 
         for _ in range(AT_ONCE):
             group.create_task(rounds(ROUNDS // AT_ONCE))
     if took:
-        print(f"{moment}: terminal after p50 {statistics.median(took) * 1e3:.0f} ms, max {max(took) * 1e3:.0f} ms")
+        p99 = sorted(took)[len(took) * 99 // 100]
+        print(f"{moment}: {len(took)} kills, terminal after p50 {statistics.median(took) * 1e3:.0f} ms, "
+              f"p99 {p99 * 1e3:.0f} ms, max {max(took) * 1e3:.0f} ms")  # fmt: skip
         assert max(took) < DEADLINE_S
     assert broker.metric("broker_stream_failures_total", reason="cli_exited") - failures == len(took)
     await broker.wait_pool(warm=WARM, leased=0, starting=0, stopping=0)

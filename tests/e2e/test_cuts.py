@@ -1,4 +1,4 @@
-"""500 connections are cut at a random byte; what the clients received, put together, is exactly what the CLIs said.
+"""Hundreds of connections are cut at a random byte; what the clients got, put together, is exactly what the CLIs said.
 
 Every client behaves as the protocol asks: it comes back with the epoch and the last seq of what it received completely,
 and sends its message again, under the same id, until it has seen the terminal frame.
@@ -22,8 +22,9 @@ from tests.kit.ledger import from_cli, meant_for_clients, seq_of, user_ids
 from tests.kit.proxy import At, FaultProxy, fault_proxy
 from tests.kit.raw import Cut, Place, RawClient, raw_connection
 from tests.oracle import Oracle
+from tests.soak import LONG_S, size
 
-CUTS = 500
+CUTS = size(500, 10_000)
 SESSIONS = 10
 TURN = "[[sim tokens=150 itl_ms=3]]"
 HEAD_BYTES, WELCOME_BYTES, FAR_BYTES = 140, 1000, 30000
@@ -147,7 +148,8 @@ class Traveller:
 
 
 @pytest.mark.slow
-async def test_five_hundred_cuts_lose_nothing_and_repeat_nothing(broker: Broker) -> None:
+@pytest.mark.timeout(LONG_S)
+async def test_hundreds_of_cuts_lose_nothing_and_repeat_nothing(broker: Broker) -> None:
     """Contiguous seq, each message once at a CLI, each of its lines once at the client, byte for byte."""
     seed = int(os.environ.get("CUTS_SEED", time.time_ns() % 1_000_000))
     print(f"CUTS_SEED={seed}")
