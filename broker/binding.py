@@ -132,7 +132,8 @@ class _Burst:
         model = bound.model or self._spawned.model
         if self._wants("model") and (model != self._spawned.model or self._changed is not None):
             self._ask("model", {"subtype": "set_model", "model": model})
-        if self._wants("permission_mode") and self._has("permission_mode"):
+        is_read = bool(bound.spawn.setting_sources) and self._changed is None
+        if self._wants("permission_mode") and (self._has("permission_mode") or is_read):  # files may name another one
             mode = bound.permission_mode or "default"
             self._ask("permission_mode", {"subtype": "set_permission_mode", "mode": mode})
         if self._wants("max_thinking_tokens") and self._has("max_thinking_tokens"):

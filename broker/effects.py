@@ -22,6 +22,10 @@ EXPANDED = "${"
 operator's credential, 2.1.329 those that it does not know as secrets.  Only an operator's own servers may hold it."""
 
 
+LONG_CONTEXT = "[1m]"
+"""A model's name that ends so sends the header of a beta."""
+
+
 def _texts(server: McpServer) -> list[str]:
     match server:
         case McpHttp(url=url, headers=headers) | McpSse(url=url, headers=headers):
@@ -62,6 +66,8 @@ class Effects:
     def model(self, what: str, wish: str | UnsetType | None) -> None:
         """A model by name; null asks for the CLI's default, which is no choice of the operator's."""
         allowed = self.policy.models
+        if wish and wish.endswith(LONG_CONTEXT) and wish not in allowed and "betas" not in self.policy.options:
+            raise self.refusal(f"{what} {wish!r}", "options")
         if wish is not UNSET and allowed and not set((wish or "").split(",")) <= set(allowed):
             raise self.refusal(f"{what} {wish!r}", "models")
 
@@ -96,6 +102,11 @@ class Effects:
             for server in agent.mcpServers or []:
                 if not isinstance(server, str):
                     self.mcp_servers(f"agents.{name}.mcpServers", server)
+
+    def setting_sources(self, wish: Sequence[str]) -> None:
+        """Files of the session, which the agent itself may write: they may name hooks, that is programs."""
+        if wish and not self.policy.hooks:
+            raise self.refusal("setting_sources, whose files may hold hooks", "hooks")
 
     def settings(self, wish: Settings) -> Settings:
         """Settings of the CLI; returns them with their directories resolved."""

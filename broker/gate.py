@@ -10,7 +10,7 @@ from collections.abc import Callable
 from msgspec import Raw
 
 from broker.binding import Step
-from broker.mcp import errors, plain, taken
+from broker.mcp import cause, errors, taken
 from broker.session import Session
 from protocol.cli import Answer
 from protocol.codes import ErrorCode
@@ -71,7 +71,7 @@ class Gate:
         if answer.error is None:
             found |= errors(answer.response)
         else:
-            found |= dict.fromkeys({**own, **operator}, plain(answer.error))
+            found |= dict.fromkeys({**own, **operator}, cause(answer.error))
         if found:
             self._session.publish(State(mcp_errors=found))
 

@@ -15,6 +15,13 @@ from protocol.mcp import McpSdk, McpServer, McpStdio
 from protocol.options import Agent
 
 MAX_ERROR = 256
+_STATUS = re.compile(r"\b(?:HTTP|status|code)\b\D{0,12}([1-5]\d\d)\b", re.IGNORECASE)
+_LIMIT = re.compile(r"\btim(?:ed out|eout)\b\D{0,12}(\d{1,6}) ?ms\b", re.IGNORECASE)
+_CAUSES = (
+    "ECONNREFUSED", "ECONNRESET", "ENOTFOUND", "EHOSTUNREACH", "ENETUNREACH", "ETIMEDOUT", "EPIPE", "ENOENT", "EACCES",
+    "connection closed", "connection refused", "certificate", "unauthorized", "forbidden", "not found", "timed out",
+    "timeout", "unable to connect",
+)  # fmt: skip
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>]+", re.IGNORECASE)
 
 
@@ -63,7 +70,7 @@ def errors(response: Raw) -> dict[str, str]:
         found = _answer.decode(response)
     except DECODE_ERRORS:
         return {}
-    return {name: plain(text) for name, text in found.errors.items()}
+    return {name: cause(text) for name, text in found.errors.items()}
 
 
 def shown_answer(response: Raw, own: Mapping[str, McpServer], operator: Mapping[str, McpServer]) -> dict[str, Any]:
@@ -74,6 +81,19 @@ def shown_answer(response: Raw, own: Mapping[str, McpServer], operator: Mapping[
         found = _Answer()
     told = errors(response) | taken(own, operator)
     return {"added": found.added, "removed": found.removed, "errors": told}
+
+
+def cause(text: str) -> str:
+    """Why a server is not there, in words of a closed list.
+
+    The CLI quotes what a server answers, and follows where it is sent: by its words a tenant would read what only this
+    machine can reach.
+    """
+    status, limit, lower = _STATUS.search(text), _LIMIT.search(text), text.lower()
+    found = [each for each in _CAUSES if each.lower() in lower]
+    told = [f"HTTP {status.group(1)}"] if status else []
+    told += [f"nothing within {limit.group(1)} ms"] if limit else []
+    return ", ".join([*told, *found[:2]]) or "could not be connected"
 
 
 def plain(text: str, longest: int = MAX_ERROR) -> str:

@@ -67,6 +67,7 @@ def check_options(options: SessionOptions, policy: Policy) -> SessionOptions:
     judge.mode("permission_mode", options.permission_mode)
     judge.mcp_servers("mcp_servers", options.mcp_servers)
     judge.agents(options.agents)
+    judge.setting_sources(options.setting_sources or [])
     resolved: dict[str, Any] = {}
     if options.settings is not UNSET:
         resolved["settings"] = judge.settings(options.settings)

@@ -183,6 +183,9 @@ class Registry:
             base = await self._branch_of_living(parent)
         finally:
             self._forking[identity.tenant] -= 1
+        if base is None and parent.session.turns.usage.total.turns:
+            message = "fork: the conversation's transcript is not there"
+            raise BrokerError(ErrorCode.BIND_FAILED, message, close=CloseCode.BIND_FAILED)
         session = self._session(key, identity)
         session.exchange.inherit(parent.session.exchange)
         if base is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from broker.mcp import plain
+from broker.mcp import cause
 from protocol.controls import DECODE_ERRORS, Control, GetSettings, McpStatus
 
 SETTINGS = (
@@ -65,7 +65,7 @@ def _mcp_status(found: dict[str, Any]) -> dict[str, Any]:
     for row in rows:
         row.pop("config", None)
         if isinstance(row.get("error"), str):
-            row["error"] = plain(row["error"])
+            row["error"] = cause(row["error"])
     return {"mcpServers": rows}
 
 

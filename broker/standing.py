@@ -44,6 +44,7 @@ def check_bound(bound: Bound, policy: Policy) -> None:
         judge.more_directories(bound.rules.additionalDirectories)
         judge.directories("settings.permissions.additionalDirectories", bound.rules.additionalDirectories)
     judge.plugins(bound.spawn.plugin_dirs)
+    judge.setting_sources(bound.spawn.setting_sources)
     judge.mcp_servers("mcp_servers", bound.mcp_servers)
     judge.agents(bound.initialize.get("agents"))
     if bound.hooks and not policy.hooks:

@@ -84,7 +84,7 @@ class McpToggle(_Control, frozen=True, tag="mcp_toggle"):
 class RewindFiles(_Control, frozen=True, tag="rewind_files"):
     """Put the files that the agent changed back to how they were at a user message."""
 
-    user_message_id: MessageId
+    user_message_id: Annotated[str, Meta(min_length=1, max_length=96, pattern=r"^[\x21-\x7e]+$(?!\n)")]
     dry_run: bool = False
 
 

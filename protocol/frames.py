@@ -152,7 +152,7 @@ class Delete(_Strict, frozen=True, tag="broker.delete"):
 class History(_Strict, frozen=True, tag="broker.history"):
     """The conversation so far, read from the transcript; ``before`` is the ``uuid`` of the oldest frame known."""
 
-    before: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$(?!\n)")] | None = None
+    before: Annotated[str, Meta(min_length=1, max_length=96, pattern=r"^[\x21-\x7e]+$(?!\n)")] | None = None
     limit: Annotated[int, Meta(ge=1, le=200)] = 50
 
 

@@ -108,6 +108,11 @@ FORBIDDEN: list[Wish] = [
         {"subtype": "set_credentials", "credentials": ELSEWHERE},
     ),
     *_settings("files of this machine", "options", {"additionalDirectories": ["/etc"]}),
+    *_everywhere(
+        "a beta", "options", {"model": "claude-sonnet-4-5[1m]"},
+        {"subtype": "set_model", "model": "claude-sonnet-4-5[1m]"},
+    ),
+    *_agents("a beta", "options", model="claude-sonnet-4-5[1m]"),
     *(
         Wish("a process of its own kind", f"hello {option}", _hello({option: value}), "options")
         for option, value in {
@@ -128,6 +133,11 @@ MODEL_FORBIDDEN: list[Wish] = [
     *_agents("a dear model", "models", model="opus"),
 ]
 """Under a policy whose ``models`` are ``["sonnet", "haiku"]``."""
+
+HOOKS_FORBIDDEN: list[Wish] = [
+    Wish("hooks", "hello setting_sources", _hello({"setting_sources": ["local"]}), "hooks"),
+]
+"""Under a policy whose ``hooks`` are false and whose ``options`` name ``setting_sources``: the agent writes files."""
 
 OTHER_MONEY = "another-payers-token"
 SERVER_PAYS: list[Wish] = _everywhere(

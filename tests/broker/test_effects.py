@@ -17,7 +17,16 @@ from protocol.controls import ApplyFlagSettings, PermissionAnswer, decode_contro
 from protocol.errors import ClientError
 from protocol.frames import ControlRequest, Hello, User, UserMessage
 from protocol.options import SessionOptions, Settings
-from tests.forbidden import ESCALATIONS, FILES_FORBIDDEN, FORBIDDEN, LEAKS, MODEL_FORBIDDEN, SERVER_PAYS, Wish
+from tests.forbidden import (
+    ESCALATIONS,
+    FILES_FORBIDDEN,
+    FORBIDDEN,
+    HOOKS_FORBIDDEN,
+    LEAKS,
+    MODEL_FORBIDDEN,
+    SERVER_PAYS,
+    Wish,
+)
 
 DEFAULT = Policy()
 CHEAP = Policy(models=["sonnet", "haiku"])
@@ -99,6 +108,13 @@ def test_a_model_of_the_list_passes_and_so_does_inheriting_it() -> None:
     """What is listed is allowed everywhere; an agent that inherits has the session's model."""
     agents = {name: {"description": "d", "prompt": "p", "model": name} for name in ("sonnet", "haiku", "inherit")}
     judge({"type": "broker.hello", "options": {"model": "haiku", "agents": agents}}, CHEAP)
+
+
+@pytest.mark.parametrize("wish", HOOKS_FORBIDDEN, ids=name)
+def test_hooks_come_by_no_file(wish: Wish) -> None:
+    """What the CLI reads may name programs, and the agent may have written it."""
+    refused(wish, Policy(options=["setting_sources"], hooks=False))
+    judge(wish.frame, Policy(options=["setting_sources"]))
 
 
 @pytest.mark.parametrize("wish", FILES_FORBIDDEN, ids=name)

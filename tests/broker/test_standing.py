@@ -34,6 +34,8 @@ OTHERS: list[tuple[dict[str, Any], Policy, str]] = [
     ({"agents": {"a": Agent("d", "p", mcpServers=[{"own": STDIO}])}}, DEFAULT, "mcp_stdio"),
     ({"settings": Settings(Permissions(additionalDirectories=["/"]))}, Policy(options=["add_dirs"]), "add_dir_roots"),
     ({"settings": Settings(Permissions(additionalDirectories=["/"]))}, Policy(add_dir_roots=["/"]), "options"),
+    ({"setting_sources": ["local"]}, Policy(options=["setting_sources"], hooks=False), "hooks"),
+    ({"model": "sonnet[1m]"}, DEFAULT, "options"),
 ]
 
 

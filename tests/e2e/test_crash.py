@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from tests.e2e.processes import cli_pid
 from tests.kit.broker import Broker, running_broker, started_broker
 from tests.kit.client import Client, Frame, connected, contiguous, terminals, text_of
 from tests.kit.ledger import cli, processes_of, user_ids
@@ -46,11 +47,6 @@ def broker(tmp_path_factory: pytest.TempPathFactory, oracle: Oracle) -> Iterator
         yield found
 
 
-def pid_of(broker: Broker, client: Client) -> int:
-    """The process that serves the client's conversation now."""
-    return processes_of(broker.ledger_rows("meta"), client.welcome["cli"]["session_id"])[-1].pid
-
-
 async def first_delta(client: Client) -> Frame:
     """Until the first words of a turn."""
     return await client.until(lambda f: f["type"] == "stream_event" and f["event"]["type"] == "content_block_delta")
@@ -58,7 +54,7 @@ async def first_delta(client: Client) -> Frame:
 
 async def killed(broker: Broker, client: Client) -> tuple[int, float]:
     """Kill the client's process; its pid and when."""
-    pid = pid_of(broker, client)
+    pid = cli_pid(broker, client)
     began = time.monotonic()
     os.kill(pid, signal.SIGKILL)
     return pid, began
@@ -274,5 +270,5 @@ async def test_a_killed_spare_is_replaced_before_anybody_gets_it(tmp_path: Path)
         await eventually(lambda: broker.get("/readyz")[0] == 200, 10)
         async with connected(broker.url, hello={}) as client:
             assert (await client.turn("hello"))["type"] == "broker.turn_completed"
-            assert pid_of(broker, client) not in spares
+            assert cli_pid(broker, client) not in spares
         await broker.wait_spares(3)

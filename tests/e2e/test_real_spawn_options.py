@@ -222,6 +222,22 @@ async def test_setting_sources(version: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", EITHER)
+async def test_files_that_are_read_set_no_mode(version: str, tmp_path: Path) -> None:
+    """A permission mode that the agent has written into its settings does not count, where it is forbidden or not."""
+    with MessagesApi() as api:
+        async with real_broker(tmp_path, version, api, config(api)) as broker:
+            async with connected(broker.url, hello=hello(setting_sources=["user", "project", "local"])) as client:
+                await client.turn("hello [[sim tokens=3]]", within_s=60)
+                folder = folder_of(broker, client) / "work" / ".claude"
+                folder.mkdir(exist_ok=True)
+                (folder / "settings.local.json").write_text('{"permissions":{"defaultMode":"acceptEdits"}}')
+                again = await resumed(broker, client)
+            async with connected(broker.url, hello=again) as client:
+                await client.turn("again [[sim tokens=3]]", within_s=60)
+                assert init_of(client)["permissionMode"] == "default"
+
+
+@pytest.mark.parametrize("version", EITHER)
 async def test_bypass_needs_its_own_process(version: str, tmp_path: Path) -> None:
     """As root outside of a sandbox the CLI's refusal is told; inside, the tool runs unasked, and after a crash too."""
     with MessagesApi() as api:

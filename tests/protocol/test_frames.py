@@ -138,7 +138,10 @@ BAD: list[dict[str, Any]] = [
     *({"type": "user_message", "content": "", "steer": value} for value in (1, "now", None)),
     *({"type": "user", "message": {"content": ""}, "steer": value} for value in (0, "true", None)),
     {"type": "broker.delete", "id": "conv-1"},
-    *({"type": "broker.history", "before": value} for value in (*BAD_ID, 7)),
+    *(
+        {"type": "broker.history", "before": value}
+        for value in (*(bad for bad in BAD_ID if len(bad) < 65), "a" * 97, 7)
+    ),
     *({"type": "broker.history", "limit": value} for value in (0, 201, -1, 1.5, "50", None, True)),
     {"type": "broker.history", "after": "m-9"},
     {"type": "broker.cancel"},
