@@ -115,15 +115,22 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 
 def serve(arguments: argparse.Namespace) -> int:
     """Run the broker until a signal ends it."""
+    from broker import listeners  # noqa: PLC0415
+    from broker.notify import Notify  # noqa: PLC0415
+
+    notify, found = Notify.take(os.environ, os.getpid()), listeners.take(os.environ, os.getpid())
     flags = {"server.listen": arguments.listen, "admin.listen": arguments.admin, "cli.command": arguments.cli}
-    config = checked(arguments.config, flags)
+    config = checked(arguments.config, {**flags, **found.flags})
     import anyio  # noqa: PLC0415
 
     from broker import app, logs  # noqa: PLC0415
 
     logs.configure(arguments.log_level)
     options = {"use_uvloop": wants_uvloop(config)}
-    anyio.run(app.run, config, config.cli.command, arguments.port_file, backend="asyncio", backend_options=options)
+    anyio.run(
+        app.run, config, config.cli.command, arguments.port_file, found, notify,
+        backend="asyncio", backend_options=options,
+    )  # fmt: skip
     return EXIT_OK
 
 

@@ -100,8 +100,16 @@ class Pool:
         soon = CHECK_EVERY_S if retry_at is None else max(0.01, min(CHECK_EVERY_S, retry_at - time.monotonic()))
         return min(soon, 0.05) if self._pacing.is_holding else soon
 
+    def close(self) -> None:
+        """Start nothing more, and let go of every process that nobody has: the broker is on its way out."""
+        self._slots.is_closing = True
+        for slot in self._slots:
+            if slot.state is not SlotState.LEASED:
+                self._slots.stop(slot)
+                self._children[slot.id].scope.cancel()
+
     def kill_all(self) -> None:
-        """End every process now, and every later one without its graces: somebody is in a hurry."""
+        """End every process now, and every later one without its graces: time is over."""
         self._stop_config = Stop(eof_grace_s=0, term_grace_s=0)
         for child in self._children.values():
             if child.process is not None:

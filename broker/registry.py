@@ -251,7 +251,7 @@ class Registry:
     async def drain(self, timeout_s: float) -> None:
         """Tell everybody, let running turns end until the deadline, fail the rest, close with 1012.
 
-        Bounded by ``timeout_s``; a cancel skips the waiting.
+        Bounded by ``timeout_s``; a cancel skips the waiting only.  Idle processes begin to end at once.
         """
         deadline = time.monotonic() + timeout_s
         for entry in self._entries.values():
@@ -259,10 +259,13 @@ class Registry:
             entry.session.fail_queued(FailureReason.CANCELLED, "the broker is stopping")
             for reader in entry.session.readers:
                 reader.send(GoAway("draining", 1000))
+            entry.tenure.wake()
         entries = self._entries.values()
-        while time.monotonic() < deadline and any(e.session.turns.current for e in entries):  # noqa: ASYNC110 - rare
-            await anyio.sleep(DRAIN_LOOK_S)
-        for entry in self._entries.values():
-            entry.session.fail_turn(FailureReason.DRAINING, "stop.drain_timeout_s is over")
-            for reader in list(entry.session.readers):
-                reader.close_soon(CloseCode.DRAINING, "draining")
+        try:
+            while time.monotonic() < deadline and any(e.session.turns.current for e in entries):  # noqa: ASYNC110
+                await anyio.sleep(DRAIN_LOOK_S)
+        finally:
+            for entry in entries:
+                entry.session.fail_turn(FailureReason.DRAINING, "stop.drain_timeout_s is over")
+                for reader in list(entry.session.readers):
+                    reader.close_soon(CloseCode.DRAINING, "draining")
