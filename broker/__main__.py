@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,7 +121,8 @@ def serve(arguments: argparse.Namespace) -> int:
 
     notify, found = Notify.take(os.environ, os.getpid()), listeners.take(os.environ, os.getpid())
     flags = {"server.listen": arguments.listen, "admin.listen": arguments.admin, "cli.command": arguments.cli}
-    config = checked(arguments.config, {**flags, **found.flags})
+    flags |= found.flags
+    config = checked(arguments.config, flags)
     import anyio  # noqa: PLC0415
 
     from broker import app, logs  # noqa: PLC0415
@@ -129,6 +131,7 @@ def serve(arguments: argparse.Namespace) -> int:
     options = {"use_uvloop": wants_uvloop(config)}
     anyio.run(
         app.run, config, config.cli.command, arguments.port_file, found, notify,
+        partial(checked, arguments.config, flags),
         backend="asyncio", backend_options=options,
     )  # fmt: skip
     return EXIT_OK
@@ -138,9 +141,10 @@ def checked(path: Path | None, flags: dict[str, object]) -> "Config":
     """The configuration, with everything read that a start reads before it opens a port.  Raises ``ConfigError``."""
     from broker.auth import Authenticator  # noqa: PLC0415 - each command loads only what it needs
     from broker.config import load  # noqa: PLC0415
+    from broker.settings import Settings  # noqa: PLC0415
 
     config = load(path, os.environ, flags)
-    Authenticator(config)
+    Authenticator(Settings(config))
     wants_uvloop(config)
     return config
 

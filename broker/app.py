@@ -8,8 +8,9 @@ clock of ``broker.drain``, whatever hangs.
 import gc
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import anyio.to_thread
@@ -20,8 +21,9 @@ from msgspec.structs import replace
 from broker import __version__, scrub
 from broker.admin import admin_port
 from broker.auth import Authenticator
-from broker.config import Config, endpoint
+from broker.config import Config, contradictions, endpoint
 from broker.drain import Drain
+from broker.errors import ConfigError
 from broker.http import AdminSite, PublicSite
 from broker.last_resort import LastResort
 from broker.launcher import Launcher, find_cli
@@ -32,26 +34,28 @@ from broker.notify import Notify
 from broker.orphans import become_subreaper, kill_adopted
 from broker.pool import Pool
 from broker.registry import Registry
+from broker.reload import Plan, plan
 from broker.server import Server
+from broker.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 READY_LOOK_S = 0.05
-NO_LISTENERS = Listeners()
-NOBODY = Notify()
+ALREADY_JUDGED = {"pool.isolation"}
+"""Keys that count as written when what a reload leads to is judged; whether they are was found out before."""
 
 
 class App:
     """All parts of a running broker.  Implements ``broker.http.Readiness``."""
 
-    def __init__(self, config: Config, cli: str, notify: Notify) -> None:
+    def __init__(self, config: Config, cli: str, notify: Notify, reread: Callable[[], Config]) -> None:
         """Build everything that opens no port.  Raises ``CliMissing``, ``ConfigError``, ``OSError``."""
-        self.config = config
         self._notify = notify
-        self._drain_timeout_s = config.stop.drain_timeout_s
-        self._drain = Drain(0.0, self._drain_timeout_s)
+        self._reread, self._scrub_asked = reread, config.cli.scrub
+        self._drain = Drain(0.0, 0.0)
         self._last_resort = LastResort()
+        self._is_told_ready = False
         found = find_cli(config.cli.command if cli == "auto" else cli)
         self.metrics = Metrics(config.pool.profiles)
         self.metrics.built(found.version)
@@ -60,13 +64,14 @@ class App:
         self._launcher.sweep_directories()
         self._launcher.prepare(config)
         is_scrubbed = self._launcher.is_scrubbed
-        self.config = config = replace(config, cli=replace(config.cli, scrub="on" if is_scrubbed else "off"))
-        self.pool_ = Pool(config, self._launcher, self.metrics)
-        self.auth = Authenticator(config)
-        self.registry = Registry(config, self.pool_, self.metrics)
-        self._public = PublicSite(config, self, listing=Listing(self.auth, self.registry, self.metrics))
-        self._admin = AdminSite(config, self, self.metrics)
-        self.server = Server(config, self.registry, self.pool_, self.auth, self.metrics, self._public)
+        self._scrub: Literal["on", "off"] = "on" if is_scrubbed else "off"
+        self.settings = settings = Settings(replace(config, cli=replace(config.cli, scrub=self._scrub)))
+        self.pool_ = Pool(settings, self._launcher, self.metrics)
+        self.auth = Authenticator(settings)
+        self.registry = Registry(settings, self.pool_, self.metrics)
+        self._public = PublicSite(settings, self, listing=Listing(self.auth, self.registry, self.metrics))
+        self._admin = AdminSite(settings, self, self.metrics)
+        self.server = Server(settings, self.registry, self.pool_, self.auth, self.metrics, self._public)
 
     # -- readiness --
 
@@ -91,7 +96,7 @@ class App:
         become_subreaper()
         self._tell_protection()
         with anyio.open_signal_receiver(*SIGNALS) as signals:
-            async with admin_port(self._admin, self.config.admin.listen, listeners.admin) as admin:
+            async with admin_port(self._admin, self.settings.now.admin.listen, listeners.admin) as admin:
                 port = await self.server.open(listeners.public)
                 self._tell_ports(port_file, port, admin)
                 gc.collect()
@@ -110,7 +115,7 @@ class App:
     def _tell_ports(self, port_file: Path | None, port: int, admin: int) -> None:
         if port_file is not None:
             _write_ports(port_file, port, admin)
-        print(f"chat page: {_page(self.config.server.listen, port)}", flush=True)
+        print(f"chat page: {_page(self.settings.now.server.listen, port)}", flush=True)
         log.info("broker.listening", version=__version__, listen=port, admin=admin,
                  cli=self.pool_.cli_version, simulated=self.pool_.is_simulated)  # fmt: skip
 
@@ -131,6 +136,7 @@ class App:
             self._notify.status("waiting for the first warm process")
             while not self.ready()[0]:  # noqa: ASYNC110 - at the start, once
                 await anyio.sleep(READY_LOOK_S)
+            self._is_told_ready = True
             self._notify.ready("serving")
 
     async def _tell_alive(self, every_s: float) -> None:
@@ -159,14 +165,46 @@ class App:
 
     async def _end_is_asked_for(self, signals: AsyncIterator[signal.Signals]) -> signal.Signals:
         while (number := await anext(signals)) == signal.SIGHUP:
-            log.info("broker.signal_ignored", signal=number.name)
+            self._reload()
         return number
+
+    def _reload(self) -> None:
+        """Read the configuration again.  A mistake in it changes nothing."""
+        was_ready = self._is_told_ready
+        if was_ready:
+            self._notify.reloading("reading the configuration")
+        try:
+            found = self._planned()
+        except ConfigError as error:
+            log.warning("config.refused", key=error.path, reason=error.message, allowed=error.allowed)
+        else:
+            self.settings.now = found.applied
+            self.auth.reread()
+            self.pool_.reconsider()
+            if found.ignored:
+                log.warning("config.ignored", keys=found.ignored, reason="they need a restart")
+            log.info("config.reloaded", changed=found.changed)
+        if was_ready:
+            self._notify.ready("serving")
+
+    def _planned(self) -> Plan:
+        """What the files say now, judged as at a start.  Raises ``ConfigError``."""
+        new = self._reread()
+        if new.cli.scrub == self._scrub_asked:  # what was found out at the start holds
+            new = replace(new, cli=replace(new.cli, scrub=self._scrub))
+        found = plan(self.settings.now, new)
+        # Once more for what becomes of it: a new value may contradict an old one that has to stay.
+        for error in contradictions(found.applied, ALREADY_JUDGED):
+            raise error
+        Authenticator(Settings(found.applied))
+        return found
 
     def _begin_drain(self, number: signal.Signals) -> None:
         """Nobody new from here on; who has no turn goes at once."""
         log.info("broker.draining", signal=number.name)
-        self._notify.stopping(f"draining, for {self._drain_timeout_s:g} s at most")
-        self._drain = Drain(time.monotonic(), self._drain_timeout_s)
+        turns_s = self.settings.now.stop.drain_timeout_s
+        self._notify.stopping(f"draining, for {turns_s:g} s at most")
+        self._drain = Drain(time.monotonic(), turns_s)
         self._last_resort.arm(self._drain.gives_up_at - time.monotonic())
         self.server.stop_listening()
         self.server.turn_away()
@@ -189,12 +227,17 @@ class App:
 
 
 async def run(
-    config: Config, cli: str, port_file: Path | None, listeners: Listeners = NO_LISTENERS, notify: Notify = NOBODY
+    config: Config,
+    cli: str,
+    port_file: Path | None,
+    listeners: Listeners,
+    notify: Notify,
+    reread: Callable[[], Config],
 ) -> None:
-    """Run a broker to its end; see ``App``."""
+    """Run a broker to its end; see ``App``.  ``reread`` loads the configuration once more, for SIGHUP."""
     for number in SIGNALS:  # until the loop listens: as Ctrl-C, and no child stays
         signal.signal(number, _nothing if number == signal.SIGHUP else signal.default_int_handler)
-    await App(config, cli, notify).run(port_file, listeners)
+    await App(config, cli, notify, reread).run(port_file, listeners)
 
 
 def _nothing(_number: int, _frame: object) -> None:

@@ -16,7 +16,9 @@ import msgspec
 import structlog
 
 from broker.child import Again, Child, Lease
-from broker.config import Config, Stop
+from broker.config import Pool as PoolConfig
+from broker.config import Stop
+from broker.config_profile import Profile
 from broker.errors import BrokerError, ProcessError, ResumeRefused
 from broker.launcher import Launcher
 from broker.metrics import Metrics
@@ -24,8 +26,9 @@ from broker.orphans import reap_strays
 from broker.pacing import Pacing
 from broker.profiles import OTHER, Choice, SpawnOptions, choose
 from broker.session_directory import SessionDirectory
+from broker.settings import Settings
 from broker.slot import Slot, SlotState, Waiter
-from broker.slots import PoolFull, Slots, Target
+from broker.slots import Limits, PoolFull, Slots, Target
 from broker.unknown_profiles import UnknownProfiles
 from broker.waiting_room import WaitingRoom, Wish
 from protocol.codes import CloseCode, ErrorCode, FailureReason, MissReason
@@ -43,26 +46,40 @@ longer than this for a turn, so that processes that hang in their bind hold up n
 class Pool:
     """Leases warm processes.  All methods belong to the event loop's thread."""
 
-    def __init__(self, config: Config, launcher: Launcher, metrics: Metrics) -> None:
-        self._config = config.pool
-        self._stop_config = config.stop
+    def __init__(self, settings: Settings, launcher: Launcher, metrics: Metrics) -> None:
+        self._settings = settings
+        self._stop_config = settings.now.stop
         self._launcher = launcher
         self._metrics = metrics
-        self.profiles = config.pool.profiles
         self._launches = {name: profile.launch for name, profile in self.profiles.items()}
         self._unknown = UnknownProfiles()
-        targets = {name: Target(profile.warm, profile.max, profile.reserve) for name, profile in self.profiles.items()}
-        self._slots = Slots(
-            targets | {OTHER: Target(0)},
-            max_processes=config.pool.process_limit,
-            max_waiting=config.pool.max_waiting,
-            spawn_concurrency=config.pool.spawn_concurrency,
-        )
+        self._slots = Slots(self._limits)
         self._children: dict[int, Child] = {}
         self._room = WaitingRoom()
         self._changed = anyio.Event()
         self._pacing = Pacing()
         self._bind_turns = anyio.Semaphore(BINDS_AT_ONCE)
+
+    @property
+    def _config(self) -> PoolConfig:
+        """What holds now."""
+        return self._settings.now.pool
+
+    @property
+    def profiles(self) -> dict[str, Profile]:
+        """The configured ones; which there are, and what they start, is fixed."""
+        return self._config.profiles
+
+    @property
+    def _limits(self) -> Limits:
+        config = self._config
+        targets = {name: Target(profile.warm, profile.max, profile.reserve) for name, profile in self.profiles.items()}
+        return Limits(
+            targets | {OTHER: Target(0)},
+            max_processes=config.process_limit,
+            max_waiting=config.max_waiting,
+            spawn_concurrency=config.spawn_concurrency,
+        )
 
     @property
     def cli_version(self) -> str:
@@ -115,11 +132,16 @@ class Pool:
             if child.process is not None:
                 child.process.kill()
 
+    def reconsider(self) -> None:
+        """The settings have changed."""
+        self._wake()
+
     def _wake(self) -> None:
         self._changed.set()
 
     def _carry_out(self, group: anyio.abc.TaskGroup) -> None:
         now = time.monotonic()
+        self._slots.limits = self._limits
         plan = self._slots.plan(now, hold_refill=self._pacing.is_held(now))
         for slot in plan.retire:
             self._children[slot.id].scope.cancel()

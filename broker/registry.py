@@ -23,6 +23,7 @@ from broker.metrics import Metrics
 from broker.pool import Pool
 from broker.reader import Reader
 from broker.session import Session
+from broker.settings import Settings
 from broker.tenure import Tenure
 from broker.transcript import SCAN_THREADS, SETTLE_S, Scans, read_page
 from protocol.codes import CloseCode, ErrorCode, FailureReason
@@ -75,14 +76,19 @@ class Entry:
 class Registry:
     """All conversations of this broker.  Records live in memory until the broker ends."""
 
-    def __init__(self, config: Config, pool: Pool, metrics: Metrics) -> None:
-        self._config = config
+    def __init__(self, settings: Settings, pool: Pool, metrics: Metrics) -> None:
+        self._settings = settings
         self._pool = pool
         self._metrics = metrics
         self._entries: dict[tuple[str, str, str], Entry] = {}
         self._forking = 0
         self._scanning = anyio.CapacityLimiter(SCAN_THREADS)
         self._group: anyio.abc.TaskGroup | None = None
+
+    @property
+    def _config(self) -> Config:
+        """What holds now."""
+        return self._settings.now
 
     async def run(self) -> None:
         """Hold the sessions' tasks until cancelled; each ends its own process."""
@@ -148,7 +154,7 @@ class Registry:
 
     def _start(self, session: Session, base: Again | None) -> Entry:
         assert self._group is not None
-        entry = Entry(session, Tenure(session, self._pool, self._config, base), Scans(self._scanning))
+        entry = Entry(session, Tenure(session, self._pool, session.config, base), Scans(self._scanning))
         self._entries[session.key] = entry
         self._metrics.session_moved(None, "open")
         self._group.start_soon(self._run, session.key, entry, name=f"session-{session.key[2]}")

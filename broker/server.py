@@ -24,6 +24,7 @@ from broker.listeners import Listener, place
 from broker.metrics import Metrics
 from broker.pool import Pool
 from broker.registry import Registry
+from broker.settings import Settings
 from broker.tenant_socket import TenantSocket, tenant_socket
 from protocol.codes import CloseCode
 from protocol.frames import SUBPROTOCOL
@@ -39,9 +40,15 @@ class Server:
     """Accepts tenants' sockets."""
 
     def __init__(
-        self, config: Config, registry: Registry, pool: Pool, auth: Authenticator, metrics: Metrics, site: PublicSite
+        self,
+        settings: Settings,
+        registry: Registry,
+        pool: Pool,
+        auth: Authenticator,
+        metrics: Metrics,
+        site: PublicSite,
     ) -> None:
-        self._config = config
+        self._settings = settings
         self._registry = registry
         self._pool = pool
         self._auth = auth
@@ -55,6 +62,11 @@ class Server:
         self._has_been_ready = False
         self.is_draining = False
         auth.on_revoked(self._close_revoked)
+
+    @property
+    def _config(self) -> Config:
+        """What holds now."""
+        return self._settings.now
 
     async def open(self, sock: Listener | None) -> int:
         """Listen on ``sock``, or bind the port; return its number.  Raises ``OSError``."""

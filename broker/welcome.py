@@ -5,7 +5,6 @@ Pure but for reading the session.  Caller: ``broker.opening``, in the breath in 
 
 from msgspec import Raw
 
-from broker.config import Config
 from broker.replay import Resume
 from broker.session import Session
 from protocol.codes import MissReason, Start
@@ -23,13 +22,13 @@ def welcome(
     ready_ms: float | None,
     ignored: list[str],
     cli: tuple[str, bool],
-    config: Config,
+    max_message_bytes: int,
 ) -> Welcome:
     """Build the frame.  ``cli`` is version and whether it is simulated; ``ready_ms`` from hello to the last answer.
 
     ``start`` and ``ready_ms`` are None while the session has no process.
     """
-    log = session.log
+    log, config = session.log, session.config
     return Welcome(
         session_id=session.key[2],
         epoch=log.epoch,
@@ -48,7 +47,7 @@ def welcome(
         queued=session.turns.queued_ids,
         pending=[Raw(line) for line in _pending(session, hello)],
         limits=Limits(
-            max_message_bytes=config.server.max_message_bytes,
+            max_message_bytes=max_message_bytes,
             max_frame_bytes=MAX_LINE_BYTES,
             queue=config.turn.queue,
             replay_frames=config.replay.frames,

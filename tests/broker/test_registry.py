@@ -17,6 +17,7 @@ from broker.metrics import Metrics
 from broker.pool import Pool
 from broker.registry import Entry, Registry
 from broker.session_directory import SessionDirectory
+from broker.settings import Settings
 from broker.tenure import Tenure
 from protocol.codes import CloseCode, ErrorCode
 from protocol.errors import ConnectionRefused
@@ -29,10 +30,10 @@ class Parent:
     """A registry with one conversation, and what happens to that one while a fork copies it."""
 
     def __init__(self, tmp_path: Path) -> None:
-        config, metrics = Config(), Metrics()
+        settings, metrics = Settings(Config()), Metrics()
         launcher = Launcher(Cli(("true",), "0", simulated=True), tmp_path, {})
         self.child = SessionDirectory(tmp_path / "child", is_kept=True)
-        self.registry = Registry(config, Pool(config, launcher, metrics), metrics)
+        self.registry = Registry(settings, Pool(settings, launcher, metrics), metrics)
         self.copied: Again | BrokerError | None = Again(self.child, "c", fork_of="p")
         self.is_deleted_meanwhile = True
         self.registry._branch = self._branch  # type: ignore[method-assign]

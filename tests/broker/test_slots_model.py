@@ -15,7 +15,7 @@ from hypothesis.stateful import (
 
 from broker.backoff import BACKOFF_CAP_S, EARLY_DEATH_S
 from broker.slot import Slot, SlotState, Waiter
-from broker.slots import PoolFull, Slots, Target
+from broker.slots import Limits, PoolFull, Slots, Target
 from protocol.codes import MissReason, Start
 
 TENANTS = st.sampled_from(["ann", "bob", "cyd"])
@@ -63,7 +63,7 @@ class Ledger(RuleBasedStateMachine):
             "other": Target(0),
         }
         self.most, self.max_waiting, self.at_once = most, waiting, at_once
-        self.slots = Slots(targets, max_processes=most, max_waiting=waiting, spawn_concurrency=at_once)
+        self.slots = Slots(Limits(targets, most, waiting, at_once))
 
     def of(self, state: SlotState, profile: str | None = None) -> list[Slot]:
         return [slot for slot in self.slots if slot.state is state and profile in (None, slot.profile)]
@@ -139,7 +139,7 @@ class Ledger(RuleBasedStateMachine):
         else:
             assert waiter is rivals[0]
             self.is_fair(waiter, rivals, queue)
-            disabled = self.slots.targets[slot.profile].warm == 0
+            disabled = self.slots.limits.targets[slot.profile].warm == 0
             missed = MissReason.POOL_DISABLED if disabled else MissReason.POOL_EMPTY
             assert (slot.start, slot.miss_reason) == (Start.COLD, missed)
         self.turn += 1
@@ -217,7 +217,7 @@ class Ledger(RuleBasedStateMachine):
         unserved = [waiter for waiter in self.slots.waiting if waiter.slot is None]
         plan = self.slots.plan(self.now, hold_refill=hold)
         for slot in plan.start:
-            target = self.slots.targets[slot.profile]
+            target = self.slots.limits.targets[slot.profile]
             before[slot.profile] += 1
             assert target.limit is None or before[slot.profile] <= target.limit
             assert slot.state is SlotState.STARTING
@@ -240,7 +240,7 @@ class Ledger(RuleBasedStateMachine):
         assert sum(not waiter.is_restore for waiter in self.slots.waiting) <= self.max_waiting
         assert self.slots.breaker_retry_s("other", self.now) is None
         assert not self.of(SlotState.WARM, "other")
-        for profile in self.slots.targets:
+        for profile in self.slots.limits.targets:
             assert sum(self.slots.count(profile, state) for state in SlotState) == sum(
                 slot.profile == profile for slot in live
             )
@@ -279,9 +279,9 @@ class Ledger(RuleBasedStateMachine):
                 del self.leases[slot]
         assert not self.waiters, "somebody waits although nothing fails"
         live = Counter(slot.profile for slot in self.slots)
-        for name, target in self.slots.targets.items():
+        for name, target in self.slots.limits.targets.items():
             reserved = sum(
-                max(0, other.reserve - live[key]) for key, other in self.slots.targets.items() if key != name
+                max(0, other.reserve - live[key]) for key, other in self.slots.limits.targets.items() if key != name
             )
             is_full = sum(live.values()) + reserved >= self.most
             is_at_limit = target.limit is not None and live[name] >= target.limit
