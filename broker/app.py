@@ -31,7 +31,7 @@ from broker.listeners import Listeners
 from broker.listing import Listing
 from broker.metrics import Metrics
 from broker.notify import Notify
-from broker.orphans import become_subreaper, kill_adopted
+from broker.orphans import become_subreaper, kill_adopted, kill_children
 from broker.pool import Pool
 from broker.registry import Registry
 from broker.reload import Plan, plan
@@ -93,7 +93,6 @@ class App:
 
     async def run(self, port_file: Path | None, listeners: Listeners) -> None:
         """Serve until SIGTERM or SIGINT; a second one skips the waiting.  Raises ``OSError`` when a port is taken."""
-        become_subreaper()
         self._tell_protection()
         with anyio.open_signal_receiver(*SIGNALS) as signals:
             async with admin_port(self._admin, self.settings.now.admin.listen, listeners.admin) as admin:
@@ -177,6 +176,8 @@ class App:
             found = self._planned()
         except ConfigError as error:
             log.warning("config.refused", key=error.path, reason=error.message, allowed=error.allowed)
+        except OSError as error:  # the working directory is gone
+            log.warning("config.refused", key="", reason=str(error), allowed="")
         else:
             self.settings.now = found.applied
             self.auth.reread()
@@ -201,11 +202,11 @@ class App:
 
     def _begin_drain(self, number: signal.Signals) -> None:
         """Nobody new from here on; who has no turn goes at once."""
-        log.info("broker.draining", signal=number.name)
         turns_s = self.settings.now.stop.drain_timeout_s
-        self._notify.stopping(f"draining, for {turns_s:g} s at most")
         self._drain = Drain(time.monotonic(), turns_s)
-        self._last_resort.arm(self._drain.gives_up_at - time.monotonic())
+        self._last_resort.arm(self._drain.gives_up_at - time.monotonic())  # first: a log line may hang already
+        log.info("broker.draining", signal=number.name)
+        self._notify.stopping(f"draining, for {turns_s:g} s at most")
         self.server.stop_listening()
         self.server.turn_away()
         self.pool_.close()
@@ -214,9 +215,9 @@ class App:
         """A second signal: no waiting for turns, no stop ladder."""
         while await anext(signals) == signal.SIGHUP:
             log.info("broker.signal_ignored", signal="SIGHUP")
-        log.info("broker.second_signal")
         self._drain = Drain(time.monotonic(), 0.0)
         self._last_resort.arm(self._drain.gives_up_at - time.monotonic())
+        log.info("broker.second_signal")
         waiting.cancel()
         self.pool_.kill_all()
 
@@ -237,7 +238,13 @@ async def run(
     """Run a broker to its end; see ``App``.  ``reread`` loads the configuration once more, for SIGHUP."""
     for number in SIGNALS:  # until the loop listens: as Ctrl-C, and no child stays
         signal.signal(number, _nothing if number == signal.SIGHUP else signal.default_int_handler)
-    await App(config, cli, notify, reread).run(port_file, listeners)
+    become_subreaper()
+    try:
+        app = App(config, cli, notify, reread)
+    except KeyboardInterrupt:
+        kill_children()
+        raise
+    await app.run(port_file, listeners)
 
 
 def _nothing(_number: int, _frame: object) -> None:

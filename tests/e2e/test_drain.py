@@ -4,26 +4,29 @@ Also signals at every other moment: while it starts, while the pool fills, again
 """
 
 import asyncio
+import contextlib
+import json
+import os
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from tests.e2e.test_startup import program, serving
-from tests.kit.broker import Broker, running_broker
+from tests.kit.broker import ROOT, Broker, running_broker
 from tests.kit.client import Client, connected, contiguous, terminals
+from tests.kit.serving import program, serving
 from tests.kit.sipper import Sipper, sipper
 from tests.processes import Process, process_table, still_there, tree
 from tests.waiting import eventually
 
 DRAIN_S = 1.5
 PROMISE_S = DRAIN_S + 3.0
-ROUNDS = 3
 SHORT = "[[sim tokens=80 itl_ms=10]] word"
 LONG = "[[sim tokens=30000 itl_ms=10]] word"
 STUCK = "[[sim ignore_term hang=3 tokens=10]] word"
@@ -32,6 +35,27 @@ FLOOD = "[[sim tokens=60000 itl_ms=0.1]] much"
 PATIENT: dict[str, Any] = {"eof_grace_s": 20, "term_grace_s": 20}
 """Graces that would add much to the bound."""
 FAULTS = ["", "ignore_term ignore_eof"]
+
+
+class Crowd(NamedTuple):
+    """How many sessions of each kind: whose turn ends in time or not, stuck, without a turn, and that do not read."""
+
+    short: int
+    long: int
+    stuck: int
+    idle: int
+    stalled: int
+
+    @property
+    def texts(self) -> list[str]:
+        """What those in mid-turn say."""
+        return [SHORT] * self.short + [LONG] * self.long + [STUCK] * self.stuck
+
+
+QUICK = [pytest.param(Crowd(2, 2, 2, 4, 2), number, id=f"12-{number}") for number in range(3)]
+FULL = [
+    pytest.param(Crowd(20, 15, 5, 50, 10), number, id=f"100-{number}", marks=pytest.mark.full) for number in range(20)
+]
 
 
 def config(faults: str, drain_timeout_s: float, warm: int = 2, **pool: Any) -> dict[str, Any]:
@@ -68,16 +92,19 @@ async def ended_after(broker: Broker, began: float) -> float:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("round_", range(ROUNDS))
+@pytest.mark.parametrize(("crowd", "round_"), QUICK + FULL)
 @pytest.mark.parametrize("faults", FAULTS, ids=["willing", "stubborn"])
-async def test_the_promise_holds_whatever_hangs(faults: str, round_: int, tmp_path: Path) -> None:
-    """12 sessions, half of them in mid-turn, with 2 stalled readers and 2 stuck CLIs: exit 0 in time, go_away and 1012
-    for all who read, one terminal for every message, no process left."""
-    async with running_broker(tmp_path, config(faults, DRAIN_S, warm=6)) as broker, AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(connected(broker.url, hello={})) for _ in range(10)]
-        stalled: list[Sipper] = [await stack.enter_async_context(sipper(broker, f"stalled-{n}")) for n in range(2)]
-        accepted = []
-        texts = [SHORT, SHORT, LONG, LONG, STUCK, STUCK]
+async def test_the_promise_holds_whatever_hangs(faults: str, crowd: Crowd, round_: int, tmp_path: Path) -> None:
+    """Sessions, half of them in mid-turn, with stalled readers and stuck CLIs: exit 0 in time, go_away and 1012 for
+    all who read, one terminal for every message, no process left."""
+    settings = config(faults, DRAIN_S, warm=6, max_processes=sum(crowd) + 6)
+    async with running_broker(tmp_path, settings) as broker, AsyncExitStack() as stack:
+        texts, accepted = crowd.texts, []
+        count = len(texts) + crowd.idle
+        clients = [await stack.enter_async_context(connected(broker.url, hello={})) for _ in range(count)]
+        stalled: list[Sipper] = [
+            await stack.enter_async_context(sipper(broker, f"stalled-{n}")) for n in range(crowd.stalled)
+        ]
         for number, (client, text) in enumerate(zip(clients, texts, strict=False)):
             accepted += [f"m-{number}", f"w-{number}"]
             await client.say(text, f"m-{number}")
@@ -90,16 +117,48 @@ async def test_the_promise_holds_whatever_hangs(faults: str, round_: int, tmp_pa
         processes = broker.descendants()
         began = time.monotonic()
         broker.popen.send_signal(signal.SIGTERM)
-        assert [await told_to_go(client) for client in clients] == [1012] * 10
+        assert [await told_to_go(client) for client in clients] == [1012] * count
         took = await ended_after(broker, began)
         assert took < PROMISE_S
         assert still_there(processes) == []
         ends = {end["id"]: end for client in clients for end in terminals(client.frames)}
-        assert sum(len(terminals(client.frames)) for client in clients) == len(ends) == 12
-        assert [ends[f"m-{n}"].get("reason") for n in range(6)] == [None] * 2 + ["draining"] * 4
-        assert {ends[f"w-{n}"]["applied"] for n in range(6)} == {"no"}
+        assert sum(len(terminals(client.frames)) for client in clients) == len(ends) == 2 * len(texts)
+        reasons = [ends[f"m-{n}"].get("reason") for n in range(len(texts))]
+        assert reasons == [None] * crowd.short + ["draining"] * (crowd.long + crowd.stuck)
+        assert {ends[f"w-{n}"]["applied"] for n in range(len(texts))} == {"no"}
         assert all(contiguous(client.frames) for client in clients)
         assert Counter(line["id"] for line in broker.log_events("turn.ended")) == Counter(accepted)
+
+
+async def test_a_log_that_nobody_reads_any_more(tmp_path: Path) -> None:
+    """The first line of the drain hangs in a full pipe, and the whole broker with it: it ends in time all the same."""
+    read, write = os.pipe()
+    ports, state = tmp_path / "ports.json", tmp_path / "state"
+    argv = [sys.executable, "-m", "broker", "serve", "--cli", "simulated", "--listen", "127.0.0.1:0", "--admin",
+            "127.0.0.1:0", "--port-file", str(ports)]  # fmt: skip
+    own = {"BROKER__STATE__DIR": str(state), "BROKER__STOP__DRAIN_TIMEOUT_S": "0.5"}
+    popen = subprocess.Popen(argv, cwd=ROOT, env=os.environ | own, stdout=subprocess.DEVNULL, stderr=write)
+    try:
+        broker = Broker(popen, tmp_path / "no.log", tmp_path / "no.ledger", state)
+        await eventually(ports.exists, 20)
+        broker.port = json.loads(ports.read_text())["listen"]
+        await broker.wait_spares(4)
+        processes = broker.descendants()
+        os.set_blocking(write, False)
+        with contextlib.suppress(BlockingIOError):
+            while os.write(write, b"x"):
+                pass
+        os.set_blocking(write, True)  # one open file description: the broker's end, too
+        began = time.monotonic()
+        popen.send_signal(signal.SIGTERM)
+        await eventually(lambda: popen.poll() is not None, 20)
+        assert (popen.returncode, time.monotonic() - began < 0.5 + 3.0) == (0, True)
+        await eventually(lambda: not [row for row in still_there(processes) if row.state != "Z"])
+    finally:
+        popen.kill()
+        popen.wait()
+        os.close(read)
+        os.close(write)
 
 
 @pytest.mark.parametrize("signals", [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)], ids=str)
@@ -229,6 +288,16 @@ async def test_a_signal_before_any_port_is_open(number: signal.Signals, tmp_path
         async with asyncio.timeout(10):
             assert await process.wait() == 0
         await eventually(lambda: not still_there(below))
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT"])
+async def test_a_signal_in_the_moment_of_a_first_process(name: str, tmp_path: Path) -> None:
+    """It comes while the broker has not yet noted what it has just started; that process is not left behind either."""
+    cli = program(tmp_path / "claude", f"kill -{name} $PPID; exec sleep 4321")
+    for _ in range(5):
+        async with serving(tmp_path, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--cli", cli) as process:
+            async with asyncio.timeout(20):
+                assert await process.wait() == 0
 
 
 def descendants(pid: int) -> list[Process]:

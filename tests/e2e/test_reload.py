@@ -10,9 +10,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.e2e.beside import neighbour
-from tests.e2e.test_supervisor import supervisor
 from tests.kit.broker import Broker, configuration, running_broker, toml
 from tests.kit.client import connected
+from tests.kit.supervisor import supervisor
 from tests.waiting import eventually
 
 ROTATIONS = 30
@@ -151,6 +151,17 @@ async def test_a_mistake_changes_nothing(name: str, tmp_path: Path) -> None:
         await hung_up(broker)
         assert models(broker) == ["opus"]
         assert "canary" not in broker.log_text()
+
+
+async def test_a_working_directory_that_is_gone_changes_nothing(tmp_path: Path) -> None:
+    """Nothing can be read from there: that is told, and the broker goes on."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    async with running_broker(tmp_path, prefix=("sh", "-c", f'cd {folder} && exec "$@"', "sh")) as broker:
+        folder.rmdir()
+        await hung_up(broker, "config.refused")
+        async with connected(broker.url, hello={}) as client:
+            await client.turn("hello")
 
 
 async def test_variables_win_over_the_file(tmp_path: Path) -> None:

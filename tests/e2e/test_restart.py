@@ -13,15 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_startup import ended
 from tests.kit.activation import activated, listening
 from tests.kit.broker import running_broker
 from tests.kit.client import connected, terminals
+from tests.kit.serving import ended
 from tests.waiting import eventually
 
 LOOPS = 8
-RESTARTS = 4
-ENOUGH = 600
 REQUEST = b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n"
 
 
@@ -77,28 +75,29 @@ async def load(port: int) -> AsyncIterator[Load]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
-async def test_a_restart_under_load_refuses_nobody(tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("restarts", "enough"), [(4, 600), pytest.param(20, 20_000, marks=pytest.mark.full)])
+async def test_a_restart_under_load_refuses_nobody(restarts: int, enough: int, tmp_path: Path) -> None:
     """The socket stays open between two brokers: whoever connects waits a moment in its backlog, and is answered."""
     with listening() as listener:
         port: int = listener.getsockname()[1]
         async with load(port) as seen:
-            for restart in range(RESTARTS + 1):
+            for restart in range(restarts + 1):
                 before = seen.total
                 async with running_broker(tmp_path, **activated([listener])) as broker:
                     assert broker.port == port
                     async with connected(broker.url, hello={}) as client:
                         await client.say("[[sim tokens=30 itl_ms=10]] word", "m-1")
                         await client.until_type("stream_event")
-                        await eventually(lambda: seen.total > before + ENOUGH // RESTARTS, 60)  # noqa: B023 - awaited here
+                        await eventually(lambda: seen.total > before + enough // restarts, 60)  # noqa: B023 - awaited here
                         broker.popen.send_signal(signal.SIGTERM)
                         assert await client.closed() == 1012
                         assert terminals(client.frames)[0]["type"] == "broker.turn_completed", restart
                     assert await broker.ended() == 0
             async with running_broker(tmp_path, **activated([listener])):
                 seen.is_over = True
-        print(f"{seen.total} connections over {RESTARTS + 1} restarts: {dict(seen.seen)}")
-        assert seen.total >= ENOUGH
+        print(f"{seen.total} connections over {restarts + 1} restarts: {dict(seen.seen)}")
+        assert seen.total >= enough
         assert set(seen.seen) == {"HTTP/1.1 200 OK"}
 
 
