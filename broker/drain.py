@@ -6,11 +6,12 @@ another one, without time for turns, at the second.
 
 from dataclasses import dataclass
 
-KILL_AFTER_S = 1.0
-CUT_AFTER_S = 1.5
-GIVE_UP_AFTER_S = 2.75
+KILL_AFTER_S = 0.75
+CUT_AFTER_S = 1.25
+GIVE_UP_AFTER_S = 2.5
 """After the turns' deadline, in this order: what ignores its stop ladder is killed, sockets that did not close are
-aborted, and a broker that hangs all the same ends as it is.  The promise to operators is three seconds."""
+aborted, and a broker that hangs all the same ends as it is.  The promise to operators is three seconds; what is left of
+them is for the kernel, which takes the process apart."""
 
 
 @dataclass(frozen=True, slots=True)

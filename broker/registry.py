@@ -273,5 +273,6 @@ class Registry:
         finally:
             for entry in entries:
                 entry.session.fail_turn(FailureReason.DRAINING, "stop.drain_timeout_s is over")
+                entry.session.kill_reason = FailureReason.DRAINING.value  # its process goes: a late result ends nothing
                 for reader in list(entry.session.readers):
                     reader.close_soon(CloseCode.DRAINING, "draining")

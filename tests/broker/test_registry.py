@@ -1,4 +1,4 @@
-"""A fork and the end of its parent: there is no branch of a conversation that went while it was copied."""
+"""A fork and the end of its parent: there is no branch of a conversation that went while it was copied.  The drain."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -93,3 +93,16 @@ async def test_a_conversation_that_is_being_wiped_has_no_branch(
         with pytest.raises(ConnectionRefused):
             await parent.registry.fork(entry, ANN, "ann")
     assert not parent.child.root.exists()
+
+
+@pytest.mark.parametrize(("drains", "frames"), [(False, 2), (True, 1)])
+async def test_a_result_that_comes_after_the_drain_is_no_second_terminal(
+    tmp_path: Path, drains: bool, frames: int
+) -> None:
+    """Its turn has failed already: the line is forwarded, and nothing is said of a turn of the CLI's own."""
+    parent = Parent(tmp_path)
+    async with parent.running() as entry:
+        if drains:
+            await parent.registry.drain(0)
+        entry.session.on_lines([b'{"type":"result","subtype":"success"}'])
+        assert entry.session.log.head == frames
