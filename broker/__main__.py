@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,7 +116,12 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 
 def serve(arguments: argparse.Namespace) -> int:
     """Run the broker until a signal ends it."""
+    from broker import listeners  # noqa: PLC0415
+    from broker.notify import Notify  # noqa: PLC0415
+
+    notify, found = Notify.take(os.environ, os.getpid()), listeners.take(os.environ, os.getpid())
     flags = {"server.listen": arguments.listen, "admin.listen": arguments.admin, "cli.command": arguments.cli}
+    flags |= found.flags
     config = checked(arguments.config, flags)
     import anyio  # noqa: PLC0415
 
@@ -123,7 +129,11 @@ def serve(arguments: argparse.Namespace) -> int:
 
     logs.configure(arguments.log_level)
     options = {"use_uvloop": wants_uvloop(config)}
-    anyio.run(app.run, config, config.cli.command, arguments.port_file, backend="asyncio", backend_options=options)
+    anyio.run(
+        app.run, config, config.cli.command, arguments.port_file, found, notify,
+        partial(checked, arguments.config, flags),
+        backend="asyncio", backend_options=options,
+    )  # fmt: skip
     return EXIT_OK
 
 
@@ -131,9 +141,10 @@ def checked(path: Path | None, flags: dict[str, object]) -> "Config":
     """The configuration, with everything read that a start reads before it opens a port.  Raises ``ConfigError``."""
     from broker.auth import Authenticator  # noqa: PLC0415 - each command loads only what it needs
     from broker.config import load  # noqa: PLC0415
+    from broker.settings import Settings  # noqa: PLC0415
 
     config = load(path, os.environ, flags)
-    Authenticator(config)
+    Authenticator(Settings(config))
     wants_uvloop(config)
     return config
 

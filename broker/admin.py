@@ -9,21 +9,22 @@ from contextlib import asynccontextmanager
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from broker.config import endpoint
 from broker.http import AdminSite
+from broker.listeners import Listener, place
 
 OPEN_TIMEOUT_S = 10.0
 
 
 @asynccontextmanager
-async def admin_port(site: AdminSite, listen: str) -> AsyncIterator[int]:
-    """Answer on ``listen`` (HOST:PORT); gives the real port.  Raises ``OSError`` when it is taken."""
+async def admin_port(site: AdminSite, listen: str, sock: Listener | None) -> AsyncIterator[int]:
+    """Answer on ``sock``, or on ``listen`` (HOST:PORT); gives the real port.  Raises ``OSError`` when it is taken."""
 
     def answer(connection: ServerConnection, request: Request) -> Response:
         return site.respond(request)
 
-    host, port = endpoint(listen)
-    server = await serve(_never, host, port, process_request=answer, server_header=None, open_timeout=OPEN_TIMEOUT_S)
+    server = await serve(
+        _never, process_request=answer, server_header=None, open_timeout=OPEN_TIMEOUT_S, **place(listen, sock)
+    )
     real_port: int = next(iter(server.sockets)).getsockname()[1]
     site.listening_on(real_port)
     try:

@@ -1,15 +1,19 @@
 """The program: builds the parts, runs their tasks in one group, drains on a signal.
 
 Caller: ``broker.__main__``.  Order of opening: the CLI answers ``--version``, then the ports, then spares are started.
-Order of ending: no new sockets, turns end or the deadline comes, sessions, children, ports.
+Order of ending: no new sockets and no spares, turns end or the deadline comes, sessions and children, ports; by the
+clock of ``broker.drain``, whatever hangs.
 """
 
 import gc
 import signal
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Literal
 
 import anyio
+import anyio.to_thread
 import msgspec
 import structlog
 from msgspec.structs import replace
@@ -17,29 +21,44 @@ from msgspec.structs import replace
 from broker import __version__, scrub
 from broker.admin import admin_port
 from broker.auth import Authenticator
-from broker.config import Config, endpoint
+from broker.config import Config, contradictions, endpoint
+from broker.drain import Drain
 from broker.errors import ConfigError
 from broker.http import AdminSite, PublicSite
+from broker.last_resort import LastResort
 from broker.launcher import Launcher, find_cli
+from broker.listeners import Listeners
 from broker.listing import Listing
 from broker.metrics import Metrics
-from broker.orphans import become_subreaper, kill_adopted
+from broker.notify import Notify
+from broker.orphans import become_subreaper, kill_adopted, kill_children
 from broker.pool import Pool
 from broker.registry import Registry
+from broker.reload import Plan, plan
 from broker.server import Server
+from broker.settings import Settings
 from broker.sleepers import Sleepers
 from broker.stores import StoreFailed
 from broker.stores.sqlite import SqliteStore
 
 log = structlog.get_logger(__name__)
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+READY_LOOK_S = 0.05
+ALREADY_JUDGED = {"pool.isolation"}
+"""Keys that count as written when what a reload leads to is judged; whether they are was found out before."""
+
 
 class App:
     """All parts of a running broker.  Implements ``broker.http.Readiness``."""
 
-    def __init__(self, config: Config, cli: str) -> None:
+    def __init__(self, config: Config, cli: str, notify: Notify, reread: Callable[[], Config]) -> None:
         """Build everything that opens no port.  Raises ``CliMissing``, ``ConfigError``, ``OSError``."""
-        self.config = config
+        self._notify = notify
+        self._reread, self._scrub_asked = reread, config.cli.scrub
+        self._drain = Drain(0.0, 0.0)
+        self._last_resort = LastResort()
+        self._is_told_ready = False
         found = find_cli(config.cli.command if cli == "auto" else cli)
         self.metrics = Metrics(config.pool.profiles)
         self.metrics.built(found.version)
@@ -51,13 +70,14 @@ class App:
         self._launcher.sweep_directories(self._kept_directories())
         self._launcher.prepare(config)
         is_scrubbed = self._launcher.is_scrubbed
-        self.config = config = replace(config, cli=replace(config.cli, scrub="on" if is_scrubbed else "off"))
-        self.pool_ = Pool(config, self._launcher, self.metrics)
-        self.auth = Authenticator(config)
-        self.registry = Registry(config, self.pool_, self.metrics, self._store)
-        self._public = PublicSite(config, self, listing=Listing(self.auth, self.registry, self.metrics))
-        self._admin = AdminSite(config, self, self.metrics)
-        self.server = Server(config, self.registry, self.pool_, self.auth, self.metrics, self._public)
+        self._scrub: Literal["on", "off"] = "on" if is_scrubbed else "off"
+        self.settings = settings = Settings(replace(config, cli=replace(config.cli, scrub=self._scrub)))
+        self.pool_ = Pool(settings, self._launcher, self.metrics)
+        self.auth = Authenticator(settings)
+        self.registry = Registry(settings, self.pool_, self.metrics, self._store)
+        self._public = PublicSite(settings, self, listing=Listing(self.auth, self.registry, self.metrics))
+        self._admin = AdminSite(settings, self, self.metrics)
+        self.server = Server(settings, self.registry, self.pool_, self.auth, self.metrics, self._public)
 
     # -- readiness --
 
@@ -77,27 +97,33 @@ class App:
 
     # -- running --
 
-    async def run(self, port_file: Path | None) -> None:
+    async def run(self, port_file: Path | None, listeners: Listeners) -> None:
         """Serve until SIGTERM or SIGINT; a second one skips the waiting.  Raises ``OSError`` when a port is taken."""
-        become_subreaper()
         self._tell_protection()
-        async with admin_port(self._admin, self.config.admin.listen) as admin:
-            port = await self.server.open()
-            if port_file is not None:
-                _write_ports(port_file, port, admin)
-            print(f"chat page: {_page(self.config.server.listen, port)}", flush=True)
-            log.info("broker.listening", version=__version__, listen=port, admin=admin,
-                     cli=self.pool_.cli_version, simulated=self.pool_.is_simulated)  # fmt: skip
-            gc.collect()
-            gc.freeze()  # what was made so far stays: later collections need not look at it
-            async with anyio.create_task_group() as ports:
-                ports.start_soon(self.server.run)
-                await self._run_until_signal()
-                ports.cancel_scope.cancel()
-        killed = await kill_adopted()
-        self._launcher.sweep_directories(self._kept_directories())
-        self._store.close()
-        log.info("broker.ended", orphans_killed=killed)
+        with anyio.open_signal_receiver(*SIGNALS) as signals:
+            async with admin_port(self._admin, self.settings.now.admin.listen, listeners.admin) as admin:
+                port = await self.server.open(listeners.public)
+                self._tell_ports(port_file, port, admin)
+                gc.collect()
+                gc.freeze()  # what was made so far stays: later collections need not look at it
+                async with anyio.create_task_group() as ports:
+                    ports.start_soon(self.server.run)
+                    ports.start_soon(self._tell_supervisor)
+                    await self._run_until_signal(signals)
+                    ports.cancel_scope.cancel()
+            killed = await kill_adopted()
+            await anyio.to_thread.run_sync(self._launcher.sweep_directories, self._kept_directories())
+            self._store.close()
+            log.info("broker.ended", orphans_killed=killed)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # it is over: nothing is left to hurry
+
+    def _tell_ports(self, port_file: Path | None, port: int, admin: int) -> None:
+        if port_file is not None:
+            _write_ports(port_file, port, admin)
+        print(f"chat page: {_page(self.settings.now.server.listen, port)}", flush=True)
+        log.info("broker.listening", version=__version__, listen=port, admin=admin,
+                 cli=self.pool_.cli_version, simulated=self.pool_.is_simulated)  # fmt: skip
 
     def _kept_directories(self) -> set[str] | None:
         """The folders of conversations that are kept; None after the loss of the index, which alone could tell."""
@@ -110,39 +136,126 @@ class App:
         if reason:
             log.warning("broker.unscrubbed", reason=reason, effect=scrub.EFFECT, setting="policy.unscrubbed_secrets")
 
-    async def _run_until_signal(self) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async with anyio.create_task_group() as haste, anyio.create_task_group() as pool_group:
+    async def _tell_supervisor(self) -> None:
+        """READY once, when new sessions are welcome; then signs of life for as long as the event loop turns."""
+        if not self._notify.address:
+            return
+        async with anyio.create_task_group() as group:
+            if self._notify.watchdog_s:
+                group.start_soon(self._tell_alive, self._notify.watchdog_s / 2)
+            self._notify.status("waiting for the first warm process")
+            while not self.ready()[0]:  # noqa: ASYNC110 - at the start, once
+                await anyio.sleep(READY_LOOK_S)
+            self._is_told_ready = True
+            self._notify.ready("serving")
+
+    async def _tell_alive(self, every_s: float) -> None:
+        while True:
+            self._notify.alive()
+            await anyio.sleep(every_s)
+
+    async def _run_until_signal(self, signals: AsyncIterator[signal.Signals]) -> None:
+        async with anyio.create_task_group() as haste:
+            async with anyio.create_task_group() as pool_group:
                 pool_group.start_soon(self.pool_.run)
                 pool_group.start_soon(self.auth.run)
                 async with anyio.create_task_group() as sessions:
                     sessions.start_soon(self.registry.run)
-                    number = await anext(signals)
-                    log.info("broker.draining", signal=signal.Signals(number).name)
-                    with anyio.CancelScope() as drain:
-                        haste.start_soon(self._hurry, signals, drain)
-                        await self._drain()
+                    number = await self._end_is_asked_for(signals)
+                    self._begin_drain(number)
+                    with anyio.CancelScope() as waiting:
+                        haste.start_soon(self._hurry, signals, waiting)
+                        haste.start_soon(self._kill_late)
+                        await self.registry.drain(self._drain.turns_s)
                     sessions.cancel_scope.cancel()
                 pool_group.cancel_scope.cancel()
-                haste.cancel_scope.cancel()
+            with anyio.move_on_after(max(0.0, self._drain.cuts_at - time.monotonic())):
+                await self.server.wait_empty()
+            haste.cancel_scope.cancel()
 
-    async def _hurry(self, signals: AsyncIterator[signal.Signals], drain: anyio.CancelScope) -> None:
-        """A second signal: no waiting for turns, no stop ladder."""
-        await anext(signals)
-        log.info("broker.second_signal")
-        drain.cancel()
-        self.pool_.kill_all()
+    async def _end_is_asked_for(self, signals: AsyncIterator[signal.Signals]) -> signal.Signals:
+        while (number := await anext(signals)) == signal.SIGHUP:
+            self._reload()
+        return number
 
-    async def _drain(self) -> None:
+    def _reload(self) -> None:
+        """Read the configuration again.  A mistake in it changes nothing."""
+        was_ready = self._is_told_ready
+        if was_ready:
+            self._notify.reloading("reading the configuration")
+        try:
+            found = self._planned()
+        except ConfigError as error:
+            log.warning("config.refused", key=error.path, reason=error.message, allowed=error.allowed)
+        except OSError as error:  # the working directory is gone
+            log.warning("config.refused", key="", reason=str(error), allowed="")
+        else:
+            self.settings.now = found.applied
+            self.auth.reread()
+            self.pool_.reconsider()
+            if found.ignored:
+                log.warning("config.ignored", keys=found.ignored, reason="they need a restart")
+            log.info("config.reloaded", changed=found.changed)
+        if was_ready:
+            self._notify.ready("serving")
+
+    def _planned(self) -> Plan:
+        """What the files say now, judged as at a start.  Raises ``ConfigError``."""
+        new = self._reread()
+        if new.cli.scrub == self._scrub_asked:  # what was found out at the start holds
+            new = replace(new, cli=replace(new.cli, scrub=self._scrub))
+        found = plan(self.settings.now, new)
+        # Once more for what becomes of it: a new value may contradict an old one that has to stay.
+        for error in contradictions(found.applied, ALREADY_JUDGED):
+            raise error
+        Authenticator(Settings(found.applied))
+        return found
+
+    def _begin_drain(self, number: signal.Signals) -> None:
+        """Nobody new from here on; who has no turn goes at once."""
+        turns_s = self.settings.now.stop.drain_timeout_s
+        self._drain = Drain(time.monotonic(), turns_s)
+        self._last_resort.arm(self._drain.gives_up_at - time.monotonic())  # first: a log line may hang already
+        log.info("broker.draining", signal=number.name)
+        self._notify.stopping(f"draining, for {turns_s:g} s at most")
         self.server.stop_listening()
         self.server.turn_away()
-        await self.registry.drain(self.config.stop.drain_timeout_s)
-        with anyio.move_on_after(CLOSE_BOUND_S):
-            await self.server.wait_empty()
+        self.pool_.close()
+
+    async def _hurry(self, signals: AsyncIterator[signal.Signals], waiting: anyio.CancelScope) -> None:
+        """A second signal: no waiting for turns, no stop ladder."""
+        while await anext(signals) == signal.SIGHUP:
+            log.info("broker.signal_ignored", signal="SIGHUP")
+        self._drain = Drain(time.monotonic(), 0.0)
+        self._last_resort.arm(self._drain.gives_up_at - time.monotonic())
+        log.info("broker.second_signal")
+        waiting.cancel()
+        self.pool_.kill_all()
+
+    async def _kill_late(self) -> None:
+        """The stop ladder's graces hold within the drain's own bound only."""
+        await anyio.sleep(max(0.0, self._drain.kills_at - time.monotonic()))
+        self.pool_.kill_all()
 
 
-CLOSE_BOUND_S = 5.0
-"""For closing handshakes after a drain; what is left is aborted."""
+async def run(
+    config: Config,
+    cli: str,
+    port_file: Path | None,
+    listeners: Listeners,
+    notify: Notify,
+    reread: Callable[[], Config],
+) -> None:
+    """Run a broker to its end; see ``App``.  ``reread`` loads the configuration once more, for SIGHUP."""
+    for number in SIGNALS:  # until the loop listens: as Ctrl-C, and no child stays
+        signal.signal(number, _nothing if number == signal.SIGHUP else signal.default_int_handler)
+    become_subreaper()
+    try:
+        app = App(config, cli, notify, reread)
+    except KeyboardInterrupt:
+        kill_children()
+        raise
+    await app.run(port_file, listeners)
 
 
 INDEX = "index.db"
@@ -155,10 +268,8 @@ def _opened_store(path: Path) -> SqliteStore:
         raise ConfigError("state.dir", f"the index of conversations cannot be used: {error}") from error
 
 
-async def run(config: Config, cli: str, port_file: Path | None) -> None:
-    """Run a broker to its end; see ``App``."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the loop listens: as Ctrl-C, and no child stays
-    await App(config, cli).run(port_file)
+def _nothing(_number: int, _frame: object) -> None:
+    """SIGHUP before anything runs."""
 
 
 def _page(listen: str, port: int) -> str:

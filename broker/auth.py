@@ -28,6 +28,7 @@ from broker.config_limits import Limits
 from broker.config_policy import Policy, in_force
 from broker.config_types import FilePath
 from broker.errors import ConfigError
+from broker.settings import Settings
 from protocol.codes import CloseCode
 from protocol.errors import ConnectionRefused
 from protocol.frames import Role
@@ -102,12 +103,11 @@ _NOBODY = bytes(32)
 class Authenticator:
     """Tokens to identities, always after the newest file that made sense."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Read the file when the mode asks for it.  Raises ``ConfigError``."""
-        self._config = config
+        self._settings, config = settings, settings.now
         self._path = Path(config.auth.file)
         self._open = config.auth.mode == "none"
-        self._local = Identity("local", "*", "controller", _in_force(config.policy, config), limits=config.limits)
         self._listeners: list[Callable[[], None]] = []
         self._stamps: dict[Path, Stamp] = {}
         self._table: Table = {} if self._open else read_tenants(self._path, config, self._stamps)
@@ -119,7 +119,8 @@ class Authenticator:
         ``auth.mode = "none"`` there are no tokens to compare with: everybody is the tenant ``local``.
         """
         if self._open:
-            return self._local
+            now = self._settings.now
+            return Identity("local", "*", "controller", _in_force(now.policy, now), limits=now.limits)
         if token is None or len(token) > MAX_TOKEN_CHARS:
             raise Unauthorized
         digest = _digest(token)
@@ -152,9 +153,15 @@ class Authenticator:
         """Look once; True when a changed file was taken.  A broken one is logged once and the last good one stays."""
         if all(_stamp(path) == stamp for path, stamp in self._stamps.items()):
             return False
+        return self.reread()
+
+    def reread(self) -> bool:
+        """As ``poll``, although no file has changed: the policy above it has."""
+        if self._open:
+            return False
         stamps: dict[Path, Stamp] = {}
         try:
-            table = read_tenants(self._path, self._config, stamps)
+            table = read_tenants(self._path, self._settings.now, stamps)
         except ConfigError as error:
             # A file that the rejected one named is watched from now on too: to mend it may be all that is missing.
             self._stamps = {path: _stamp(path) for path in self._stamps} | stamps

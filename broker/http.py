@@ -21,10 +21,11 @@ from websockets.http11 import Request, Response
 
 from broker import __version__
 from broker.auth import Unauthorized
-from broker.config import Config, endpoint, is_loopback
+from broker.config import endpoint, is_loopback
 from broker.hosts import host_allowed, origin_allowed, own_names
 from broker.listing import BadQuery, Listing
 from broker.metrics import Metrics
+from broker.settings import Settings
 from protocol.errors import ConnectionRefused
 
 CHAT_PATH = "/v1/chat/ws"
@@ -147,13 +148,13 @@ def asset_answer(asset: Asset, if_none_match: Sequence[str], *, is_head: bool) -
 class Site:
     """What both ports answer.  ``listening_on`` must be told the real port before requests come."""
 
-    def __init__(self, listen: str, config: Config, state: Readiness) -> None:
+    def __init__(self, listen: str, settings: Settings, state: Readiness) -> None:
         self._listen_host = endpoint(listen)[0]
-        self._allowed_hosts = frozenset(config.server.allowed_hosts)
+        self._settings = settings
         self._state = state
         self._own: frozenset[str] = frozenset()
         self._any_address_at = 0
-        self._details = {"isolation": config.pool.isolation, "scrub": config.cli.scrub}
+        self._details = {"isolation": settings.now.pool.isolation, "scrub": settings.now.cli.scrub}
 
     def listening_on(self, port: int) -> None:
         """The port that was really bound."""
@@ -182,18 +183,19 @@ class Site:
         return json_answer(HTTPStatus.SERVICE_UNAVAILABLE, payload, headers, is_head=is_head)
 
     def _is_host_allowed(self, request: Request) -> bool:
-        return host_allowed(request.headers.get_all("Host"), self._allowed_hosts, self._own, self._any_address_at)
+        allowed = self._settings.now.server.allowed_hosts
+        return host_allowed(request.headers.get_all("Host"), allowed, self._own, self._any_address_at)
 
 
 class PublicSite(Site):
     """The public port.  ``respond`` gives None for what shall go on as a WebSocket handshake."""
 
-    def __init__(self, config: Config, state: Readiness, static: Path = STATIC, listing: Listing | None = None) -> None:
-        super().__init__(config.server.listen, config, state)
+    def __init__(
+        self, settings: Settings, state: Readiness, static: Path = STATIC, listing: Listing | None = None
+    ) -> None:
+        super().__init__(settings.now.server.listen, settings, state)
         self._listing = listing
-        self._origins = frozenset(config.server.allowed_origins)
         self._assets = load_assets(static)
-        self._models = {"data": [{"type": "model", "id": name} for name in config.models], "has_more": False}
 
     def respond(self, request: Request) -> Response | None:
         """Answer a request, or None: Host and Origin are in order and the chat endpoint is meant."""
@@ -202,7 +204,8 @@ class PublicSite(Site):
             return refusal(HTTPStatus.FORBIDDEN, "Host is not in server.allowed_hosts", is_head=is_head)
         if path == CHAT_PATH and request.method == "GET":
             own = self._own if is_loopback(self._listen_host) else frozenset()
-            if not origin_allowed(request.headers.get_all("Origin"), self._origins, own):
+            allowed = self._settings.now.server.allowed_origins
+            if not origin_allowed(request.headers.get_all("Origin"), allowed, own):
                 return refusal(HTTPStatus.FORBIDDEN, "Origin is not in server.allowed_origins")
             return None
         response = self._page(path, request, is_head=is_head)
@@ -214,7 +217,8 @@ class PublicSite(Site):
 
     def _page(self, path: str, request: Request, *, is_head: bool) -> Response | None:
         if path == "/v1/models":
-            return json_answer(HTTPStatus.OK, self._models, is_head=is_head)
+            models = [{"type": "model", "id": name} for name in self._settings.now.models]
+            return json_answer(HTTPStatus.OK, {"data": models, "has_more": False}, is_head=is_head)
         if path == "/v1/sessions" and self._listing is not None:
             return _listed(self._listing, request, is_head=is_head)
         if asset := self._assets.get(path):
@@ -238,8 +242,8 @@ def _listed(listing: Listing, request: Request, *, is_head: bool) -> Response:
 class AdminSite(Site):
     """The admin port.  Its Host is checked on loopback only: elsewhere scrapers use whatever name they know it by."""
 
-    def __init__(self, config: Config, state: Readiness, metrics: Metrics) -> None:
-        super().__init__(config.admin.listen, config, state)
+    def __init__(self, settings: Settings, state: Readiness, metrics: Metrics) -> None:
+        super().__init__(settings.now.admin.listen, settings, state)
         self._metrics = metrics
 
     def respond(self, request: Request) -> Response:

@@ -135,7 +135,7 @@ class Opening:
             ready_ms=None if start is None else (time.monotonic() - heard_at) * 1e3,
             ignored=ignored,
             cli=(self._pool.cli_version, self._pool.is_simulated),
-            config=self._config,
+            max_message_bytes=self._config.server.max_message_bytes,
             allowed=identity.limits,
         )
         return Opened(entry, frame, resume.cursor)

@@ -2,7 +2,7 @@
 
 The broker is a child subreaper, so whatever a dying CLI leaves behind becomes the broker's own child, also a daemon
 that left the process group.  Callers: ``broker.process`` after each death, ``broker.pool`` now and then, ``broker.app``
-at the end, ``broker.launcher`` at the start, for what an earlier broker left.
+at either end, ``broker.launcher`` at the start, for what an earlier broker left.
 """
 
 import contextlib
@@ -52,6 +52,23 @@ async def kill_adopted() -> int:
     """Kill whatever is left of any slot, at the broker's end, when no slot lives; returns how many."""
     prefix = f"{MARKER}=".encode()
     return await _kill(lambda pid: any(entry.startswith(prefix) for entry in _environment(pid)))
+
+
+def kill_children() -> int:
+    """Kill and reap every child, at the end of a start that was interrupted, when no slot lives; returns how many.
+
+    A signal may come in the very moment in which a child is made, before anybody has noted it.  Blocking, at most
+    ``SWEEP_DEADLINE_S``: killing one may hand its own children over.
+    """
+    killed = 0
+    deadline = time.monotonic() + SWEEP_DEADLINE_S
+    while (found := _children()) and time.monotonic() < deadline:
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                killed += 1
+    return killed
 
 
 def kill_left_behind(sessions: Path, user_ids: range = range(0)) -> int:

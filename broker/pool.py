@@ -15,9 +15,12 @@ import anyio.abc
 import msgspec
 import structlog
 
+from broker.bind_turns import BindTurns
 from broker.child import Again, Child, Lease
-from broker.config import Config, Stop
+from broker.config import Pool as PoolConfig
+from broker.config import Stop
 from broker.config_limits import Limits
+from broker.config_profile import Profile
 from broker.errors import BrokerError, ProcessError, ResumeRefused
 from broker.launcher import Launcher
 from broker.metrics import Metrics
@@ -26,8 +29,9 @@ from broker.pacing import Pacing
 from broker.profiles import OTHER, Choice, SpawnOptions, choose
 from broker.quotas import QuotaExceeded
 from broker.session_directory import SessionDirectory
+from broker.settings import Settings
 from broker.slot import Slot, SlotState, Waiter
-from broker.slots import PoolFull, Slots, Target
+from broker.slots import Bounds, PoolFull, Slots, Target
 from broker.unknown_profiles import UnknownProfiles
 from broker.waiting_room import WaitingRoom, Wish
 from protocol.codes import CloseCode, ErrorCode, FailureReason, MissReason
@@ -38,37 +42,47 @@ log = structlog.get_logger(__name__)
 CHECK_EVERY_S = 5.0
 PRESSURE_LOOK_S = 0.25
 """While tenants wait for room: sessions become idle, or have been resident for long enough, without telling."""
-BINDS_AT_ONCE = 4
-BIND_TURN_WAIT_S = 0.05
-"""Binds go a few at a time, so that in a burst of tenants the first are served before the last have begun; nobody waits
-longer than this for a turn, so that processes that hang in their bind hold up no other."""
 
 
 class Pool:
     """Leases warm processes.  All methods belong to the event loop's thread."""
 
-    def __init__(self, config: Config, launcher: Launcher, metrics: Metrics) -> None:
-        self._config = config.pool
-        self._stop_config = config.stop
+    def __init__(self, settings: Settings, launcher: Launcher, metrics: Metrics) -> None:
+        self._settings = settings
+        self._stop_config = settings.now.stop
         self._launcher = launcher
         self._metrics = metrics
-        self.profiles = config.pool.profiles
         self._launches = {name: profile.launch for name, profile in self.profiles.items()}
         self._unknown = UnknownProfiles()
-        targets = {name: Target(profile.warm, profile.max, profile.reserve) for name, profile in self.profiles.items()}
-        self._slots = Slots(
-            targets | {OTHER: Target(0)},
-            max_processes=config.pool.process_limit,
-            max_waiting=config.pool.max_waiting,
-            spawn_concurrency=config.pool.spawn_concurrency,
-        )
+        self._slots = Slots(self._bounds)
         self._children: dict[int, Child] = {}
         self.on_pressure: Callable[[list[str]], None] = lambda tenants: None
         """Tenants wait, and there is no room; told again and again while that lasts."""
         self._room = WaitingRoom()
         self._changed = anyio.Event()
         self._pacing = Pacing()
-        self._bind_turns = anyio.Semaphore(BINDS_AT_ONCE)
+        self.bind_turns = BindTurns()
+
+    @property
+    def _config(self) -> PoolConfig:
+        """What holds now."""
+        return self._settings.now.pool
+
+    @property
+    def profiles(self) -> dict[str, Profile]:
+        """The configured ones; which there are, and what they start, is fixed."""
+        return self._config.profiles
+
+    @property
+    def _bounds(self) -> Bounds:
+        config = self._config
+        targets = {name: Target(profile.warm, profile.max, profile.reserve) for name, profile in self.profiles.items()}
+        return Bounds(
+            targets | {OTHER: Target(0)},
+            max_processes=config.process_limit,
+            max_waiting=config.max_waiting,
+            spawn_concurrency=config.spawn_concurrency,
+        )
 
     @property
     def cli_version(self) -> str:
@@ -111,18 +125,31 @@ class Pool:
         soon = min(soon, PRESSURE_LOOK_S) if self._slots.short_of else soon
         return min(soon, 0.05) if self._pacing.is_holding else soon
 
+    def close(self) -> None:
+        """Start nothing more, and let go of every process that nobody has: the broker is on its way out."""
+        self._slots.is_closing = True
+        for slot in self._slots:
+            if slot.state is not SlotState.LEASED:
+                self._slots.stop(slot)
+                self._children[slot.id].scope.cancel()
+
     def kill_all(self) -> None:
-        """End every process now, and every later one without its graces: somebody is in a hurry."""
+        """End every process now, and every later one without its graces: time is over."""
         self._stop_config = Stop(eof_grace_s=0, term_grace_s=0)
         for child in self._children.values():
             if child.process is not None:
                 child.process.kill()
+
+    def reconsider(self) -> None:
+        """The settings have changed."""
+        self._wake()
 
     def _wake(self) -> None:
         self._changed.set()
 
     def _carry_out(self, group: anyio.abc.TaskGroup) -> None:
         now = time.monotonic()
+        self._slots.bounds = self._bounds
         plan = self._slots.plan(now, hold_refill=self._pacing.is_held(now))
         for slot in plan.retire:
             self._children[slot.id].scope.cancel()
@@ -355,17 +382,6 @@ class Pool:
             self._slots.stop(waiter.slot)
             self._children[waiter.slot.id].scope.cancel()
             self._wake()
-
-    @asynccontextmanager
-    async def bind_turn(self) -> AsyncIterator[None]:
-        """Take a turn at binding, or go ahead when none is free within ``BIND_TURN_WAIT_S``."""
-        with anyio.move_on_after(BIND_TURN_WAIT_S) as waiting:
-            await self._bind_turns.acquire()
-        try:
-            yield
-        finally:
-            if not waiting.cancelled_caught:
-                self._bind_turns.release()
 
     def first_token_awaited(self, change: int) -> None:
         """Sessions tell +1 when a turn is written, -1 at its first token or end; spares are not started meanwhile."""

@@ -27,6 +27,7 @@ from broker.quotas import QuotaExceeded, check_cap
 from broker.reader import Reader
 from broker.record import take_up
 from broker.session import Session
+from broker.settings import Settings
 from broker.sleepers import Sleepers
 from broker.stores import Key, Store, StoreFailed
 from broker.tenure import Tenure
@@ -45,9 +46,9 @@ DRAIN_LOOK_S = 0.02
 class Registry:
     """All conversations of this broker.  ``store`` None: they end with it."""
 
-    def __init__(self, config: Config, pool: Pool, metrics: Metrics, store: Store | None = None) -> None:
+    def __init__(self, settings: Settings, pool: Pool, metrics: Metrics, store: Store | None = None) -> None:
         """Raises ``StoreFailed`` when the index cannot be read."""
-        self._config = config
+        self._settings = settings
         self._pool = pool
         self._metrics = metrics
         self._store = store
@@ -57,7 +58,12 @@ class Registry:
         """Sessions on their way, by tenant."""
         self._scanning = anyio.CapacityLimiter(SCAN_THREADS)
         self._group: anyio.abc.TaskGroup | None = None
-        self._upkeep = Upkeep(config, pool, self._entries, self._sleepers, self.delete, self._forget)
+        self._upkeep = Upkeep(settings, pool, self._entries, self._sleepers, self.delete, self._forget)
+
+    @property
+    def _config(self) -> Config:
+        """What holds now."""
+        return self._settings.now
 
     async def run(self) -> None:
         """Hold the sessions' tasks until cancelled; each ends its own process."""
@@ -160,7 +166,7 @@ class Registry:
 
     def _start(self, session: Session, *, base: Again | None = None, again: Again | None = None) -> Entry:
         assert self._group is not None
-        tenure = Tenure(session, self._pool, self._config, base=base, again=again)
+        tenure = Tenure(session, self._pool, session.config, base=base, again=again)
         entry = Entry(session, tenure, Scans(self._scanning))
         tenure.note = session.journal.on_first = entry.keep
         self._entries[session.key] = entry
@@ -268,7 +274,7 @@ class Registry:
     async def drain(self, timeout_s: float) -> None:
         """Tell everybody, let running turns end until the deadline, fail the rest, close with 1012.
 
-        Bounded by ``timeout_s``; a cancel skips the waiting.
+        Bounded by ``timeout_s``; a cancel skips the waiting only.  Idle processes begin to end at once.
         """
         deadline = time.monotonic() + timeout_s
         for entry in self._entries.values():
@@ -276,10 +282,14 @@ class Registry:
             entry.session.fail_queued(FailureReason.CANCELLED, "the broker is stopping")
             for reader in entry.session.readers:
                 reader.send(GoAway("draining", 1000))
+            entry.tenure.wake()
         entries = self._entries.values()
-        while time.monotonic() < deadline and any(e.session.turns.current for e in entries):  # noqa: ASYNC110 - rare
-            await anyio.sleep(DRAIN_LOOK_S)
-        for entry in self._entries.values():
-            entry.session.fail_turn(FailureReason.DRAINING, "stop.drain_timeout_s is over")
-            for reader in list(entry.session.readers):
-                reader.close_soon(CloseCode.DRAINING, "draining")
+        try:
+            while time.monotonic() < deadline and any(e.session.turns.current for e in entries):  # noqa: ASYNC110
+                await anyio.sleep(DRAIN_LOOK_S)
+        finally:
+            for entry in entries:
+                entry.session.fail_turn(FailureReason.DRAINING, "stop.drain_timeout_s is over")
+                entry.session.kill_reason = FailureReason.DRAINING.value  # its process goes: a late result ends nothing
+                for reader in list(entry.session.readers):
+                    reader.close_soon(CloseCode.DRAINING, "draining")

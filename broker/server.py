@@ -17,13 +17,15 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from broker.auth import Authenticator, Identity, Unauthorized, presented_token
-from broker.config import Config, endpoint
+from broker.config import Config
 from broker.connection import Connection
 from broker.http import PublicSite, refusal
+from broker.listeners import Listener, place
 from broker.metrics import Metrics
 from broker.pool import Pool
 from broker.quotas import RETRY_S, QuotaExceeded, Quotas
 from broker.registry import Registry
+from broker.settings import Settings
 from broker.tenant_socket import TenantSocket, tenant_socket
 from protocol.codes import CloseCode, Limit
 from protocol.frames import SUBPROTOCOL
@@ -31,15 +33,23 @@ from protocol.frames import SUBPROTOCOL
 log = structlog.get_logger(__name__)
 
 CLOSE_TIMEOUT_S = 1.0
+HANDSHAKE_GRACE_S = 0.5
+"""For what was accepted in the last moment and has not sent its request yet."""
 
 
 class Server:
     """Accepts tenants' sockets."""
 
     def __init__(
-        self, config: Config, registry: Registry, pool: Pool, auth: Authenticator, metrics: Metrics, site: PublicSite
+        self,
+        settings: Settings,
+        registry: Registry,
+        pool: Pool,
+        auth: Authenticator,
+        metrics: Metrics,
+        site: PublicSite,
     ) -> None:
-        self._config = config
+        self._settings = settings
         self._registry = registry
         self._pool = pool
         self._auth = auth
@@ -57,14 +67,16 @@ class Server:
         self.is_draining = False
         auth.on_revoked(self._close_revoked)
 
-    async def open(self) -> int:
-        """Bind the port and return its number.  Raises ``OSError``."""
-        host, port = endpoint(self._config.server.listen)
+    @property
+    def _config(self) -> Config:
+        """What holds now."""
+        return self._settings.now
+
+    async def open(self, sock: Listener | None) -> int:
+        """Listen on ``sock``, or bind the port; return its number.  Raises ``OSError``."""
         limits = self._config.server
         self._server = await serve(
             self._on_socket,
-            host,
-            port,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             select_subprotocol=_select_subprotocol,
             process_request=self._admit,
@@ -78,6 +90,7 @@ class Server:
             max_size=limits.hello_max_bytes,
             write_limit=0,
             backlog=1024,
+            **place(limits.listen, sock),
         )
         real_port: int = next(iter(self._server.sockets)).getsockname()[1]
         self._site.listening_on(real_port)
@@ -95,7 +108,7 @@ class Server:
                 socket.cut("broker_stopped")
 
     def stop_listening(self) -> None:
-        """Accept nothing more; open sockets go on."""
+        """Accept nothing more; open sockets go on.  A socket that was handed over stays open for the next broker."""
         self.is_draining = True
         if self._server is not None:
             self._server.close(close_connections=False)
@@ -107,9 +120,13 @@ class Server:
                 connection.close_soon(CloseCode.DRAINING, "draining")
 
     async def wait_empty(self) -> None:
-        """Until every socket is gone; the caller sets the deadline."""
+        """Until every socket is gone; the caller sets the deadline.  Requests in flight get their answer, if they come
+        within ``HANDSHAKE_GRACE_S``."""
         while self._connections:  # noqa: ASYNC110 - at the end, once
             await anyio.sleep(0.01)
+        if self._server is not None:
+            with anyio.move_on_after(HANDSHAKE_GRACE_S):
+                await self._server.wait_closed()
 
     # -- before the upgrade ----------------------------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ class Session:
 
     def __init__(self, key: tuple[str, str, str], identity: Identity, config: Config, metrics: Metrics) -> None:
         self.key = key
-        self._config = config
+        self.config = config
         self._metrics = metrics
         self.log = ReplayLog(uuid.uuid4().hex[:12], config.replay.frames, config.replay.bytes)
         self.turns = Turns(config.turn.queue)
@@ -288,7 +288,7 @@ class Session:
             if self.interrupts.send_due():
                 self.wake_task()
         elif found.subtype == "session_state_changed":
-            own_until = None if turn is not None else time.monotonic() + self._config.turn.timeout_s
+            own_until = None if turn is not None else time.monotonic() + self.config.turn.timeout_s
             self.occupation.tell(found.state, own_until)
             self.start_next()
         elif found.subtype not in SYSTEM_SUBTYPES:
@@ -359,7 +359,7 @@ class Session:
     def wake_times(self) -> list[float]:
         """When ``tick`` has something to do; monotonic seconds."""
         has_prompts = len(self.exchange.questions) > 0
-        turn = watchdog.wake_times(self.turns.current, self._config.turn, has_prompts=has_prompts)
+        turn = watchdog.wake_times(self.turns.current, self.config.turn, has_prompts=has_prompts)
         busy = [self.occupation.until] if self._waits_for_idle else []
         return turn + busy + self.exchange.wake_times()
 
@@ -374,7 +374,7 @@ class Session:
         if self._waits_for_idle and self.occupation.give_up(now):
             self.start_next()
         turn = self.turns.current
-        reason = watchdog.overdue(turn, self._config.turn, now, has_prompts=len(self.exchange.questions) > 0)
+        reason = watchdog.overdue(turn, self.config.turn, now, has_prompts=len(self.exchange.questions) > 0)
         if reason is not None and turn is not None and turn.written_at is not None:
             self._kill(reason, f"after {now - turn.written_at:.1f} s")
 

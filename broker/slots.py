@@ -26,6 +26,16 @@ class Target:
     reserve: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the pool may do: how many of which profile (by name), how many in all, waiting, and starting at a time."""
+
+    targets: dict[str, Target]
+    max_processes: int
+    max_waiting: int
+    spawn_concurrency: int
+
+
 @dataclass(slots=True)
 class Plan:
     """What the shell is to do now: start these slots, retire those."""
@@ -44,18 +54,16 @@ class PoolFull(Exception):
 
 
 class Slots:
-    """The ledger.  All methods are synchronous; ``plan`` is called after each change."""
+    """The ledger.  All methods are synchronous; ``plan`` is called after each change.
 
-    def __init__(
-        self, targets: dict[str, Target], *, max_processes: int, max_waiting: int, spawn_concurrency: int
-    ) -> None:
-        self.targets = targets
-        self._max_processes = max_processes
-        self._max_waiting = max_waiting
-        self._spawn_concurrency = spawn_concurrency
+    ``bounds`` may be replaced at any time by others of the same profiles; what is above them already is left to end.
+    """
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
         self._slots: dict[int, Slot] = {}
         self._queues: dict[str, deque[Waiter]] = {}  # by tenant; the dict's order is the round robin
-        self._health = {name: Health() for name in targets}
+        self._health = {name: Health() for name in bounds.targets}
         self._quota = StartQuota()
         self._next_id = 1
         self._deserted: list[Slot] = []
@@ -80,8 +88,8 @@ class Slots:
     @property
     def short_of(self) -> list[Waiter]:
         """Those who wait because there is no room: a process that ends makes some."""
-        starting, full = self._reserved_for(), {name for name in self.targets if self._is_full(name)}
-        full |= {name for name in self.targets if self._is_at_limit(name)}
+        starting, full = self._reserved_for(), {name for name in self.bounds.targets if self._is_full(name)}
+        full |= {name for name in self.bounds.targets if self._is_at_limit(name)}
         short = [waiter for waiter in self.waiting if waiter not in starting and waiter.profile in full]
         ending = sum(slot.state is SlotState.STOPPING for slot in self._slots.values())
         return short[ending:]
@@ -118,8 +126,8 @@ class Slots:
         retry = self.breaker_retry_s(profile, now)
         if retry is not None and (retry > 0 or self._is_probed(profile)):
             raise PoolFull(f"processes of profile {profile!r} keep failing to start", retry)
-        if not waiter.is_restore and sum(map(len, self._queues.values())) >= self._max_waiting:
-            raise PoolFull(f"pool.max_waiting = {self._max_waiting} tenants wait already", 5.0)
+        if not waiter.is_restore and sum(map(len, self._queues.values())) >= self.bounds.max_waiting:
+            raise PoolFull(f"pool.max_waiting = {self.bounds.max_waiting} tenants wait already", 5.0)
         self._quota.check_wait(tenant, limits, waiting, now, is_restore=waiter.is_restore)
         self._quota.waits(tenant, limits, now)
         self._queues.setdefault(tenant, deque()).append(waiter)
@@ -178,7 +186,7 @@ class Slots:
         if waiter.own_start:
             miss = waiter.miss
         else:
-            miss = MissReason.POOL_EMPTY if self.targets[slot.profile].warm else MissReason.POOL_DISABLED
+            miss = MissReason.POOL_EMPTY if self.bounds.targets[slot.profile].warm else MissReason.POOL_DISABLED
         self._lease(slot, waiter, Start.RESTORED if waiter.is_restore else Start.COLD, miss)
         return waiter
 
@@ -239,14 +247,14 @@ class Slots:
         health = self._health[profile]
         return (
             not self._is_full(profile)
-            and len(starting) < self._spawn_concurrency
+            and len(starting) < self.bounds.spawn_concurrency
             and not self._is_at_limit(profile)
             and now >= health.not_before
             and not (health.failures and any(slot.profile == profile for slot in starting))
         )
 
     def _is_at_limit(self, profile: str) -> bool:
-        limit = self.targets[profile].limit
+        limit = self.bounds.targets[profile].limit
         return limit is not None and sum(slot.profile == profile for slot in self._slots.values()) >= limit
 
     def _reserved_for(self) -> set[Waiter]:
@@ -255,11 +263,11 @@ class Slots:
     def _is_full(self, profile: str) -> bool:
         """No room for ``profile``: what other profiles have a right to and do not use yet counts as taken."""
         used = Counter(slot.profile for slot in self._slots.values())
-        reserved = sum(max(0, t.reserve - used[name]) for name, t in self.targets.items() if name != profile)
-        return len(self._slots) + reserved >= self._max_processes
+        reserved = sum(max(0, t.reserve - used[name]) for name, t in self.bounds.targets.items() if name != profile)
+        return len(self._slots) + reserved >= self.bounds.max_processes
 
     def _start_for_waiters(self, plan: Plan, now: float) -> list[Waiter]:
-        coming = {name: self._unreserved_starting(name) for name in self.targets}
+        coming = {name: self._unreserved_starting(name) for name in self.bounds.targets}
         reserved = self._reserved_for()
         unmet: list[Waiter] = []
         for waiter in self.waiting:
@@ -275,7 +283,7 @@ class Slots:
 
     def _refill(self, plan: Plan, now: float) -> None:
         wanted = [waiter.profile for waiter in self.waiting if not waiter.own_start]
-        for name, target in self.targets.items():
+        for name, target in self.bounds.targets.items():
             if now < self._health[name].refill_from:
                 continue
             have = self.count(name, SlotState.WARM) + self._unreserved_starting(name) - wanted.count(name)
@@ -291,7 +299,7 @@ class Slots:
         crowded = {profile for profile in needed if self._is_at_limit(profile)}
         used = Counter(slot.profile for slot in self._slots.values())
         if any(self._is_full(profile) for profile in needed):
-            crowded |= needed | {name for name, target in self.targets.items() if used[name] > target.reserve}
+            crowded |= needed | {name for name, target in self.bounds.targets.items() if used[name] > target.reserve}
         spares = [
             slot
             for slot in self._slots.values()

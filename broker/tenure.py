@@ -286,7 +286,7 @@ class Tenure:
             lease.process, lease.pool, lease.start.value, lease.launch.session_id, is_verbose=is_verbose
         )
         try:
-            async with self._pool.bind_turn():
+            async with self._pool.bind_turns.turn():
                 with anyio.fail_after(self._config.pool.bind_timeout_s):
                     await self._bind_process(lease)
             session.is_binding = False

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 import anyio.to_thread
 import structlog
 
-from broker.config import Config
 from broker.entry import Asleep, Entry
 from broker.pool import Pool
 from broker.relief import Idle, chosen
+from broker.settings import Settings
 from broker.sleepers import Sleepers
 from broker.stores import Key
 
@@ -28,14 +28,14 @@ class Upkeep:
 
     def __init__(
         self,
-        config: Config,
+        settings: Settings,
         pool: Pool,
         entries: Mapping[Key, Entry],
         sleepers: Sleepers,
         delete: Callable[[Entry], None],
         forget: Callable[[Asleep], None],
     ) -> None:
-        self._config = config
+        self._settings = settings
         self._pool = pool
         self._entries = entries
         self._sleepers = sleepers
@@ -45,7 +45,7 @@ class Upkeep:
 
     def bound_logs(self) -> None:
         """Above ``replay.total_bytes``, forget the logs of detached sessions, longest detached first."""
-        excess = sum(entry.session.log.size for entry in self._entries.values()) - self._config.replay.total_bytes
+        excess = sum(entry.session.log.size for entry in self._entries.values()) - self._settings.now.replay.total_bytes
         detached = [entry for entry in self._entries.values() if not entry.session.readers]
         for entry in sorted(detached, key=lambda entry: entry.tenure.rest.detached_at):
             if excess <= 0:
@@ -58,7 +58,7 @@ class Upkeep:
 
         A cancel leaves directories for the next start, which finds them in no record and wipes them.
         """
-        moment = now - self._config.session.retain_days * DAY_S
+        moment = now - self._settings.now.session.retain_days * DAY_S
         for entry in list(self._entries.values()):
             if entry.last_active < moment and entry.state == "hibernated" and not entry.session.readers:
                 log.info("session.retired", tenant=entry.key[0], session=entry.key[2])

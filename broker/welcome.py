@@ -5,7 +5,6 @@ Pure but for reading the session.  Caller: ``broker.opening``, in the breath in 
 
 from msgspec import Raw
 
-from broker.config import Config
 from broker.config_limits import Limits as Allowed
 from broker.replay import Resume
 from broker.session import Session
@@ -24,7 +23,7 @@ def welcome(
     ready_ms: float | None,
     ignored: list[str],
     cli: tuple[str, bool],
-    config: Config,
+    max_message_bytes: int,
     allowed: Allowed,
 ) -> Welcome:
     """Build the frame.  ``cli`` is version and whether it is simulated; ``ready_ms`` from hello to the last answer;
@@ -32,7 +31,7 @@ def welcome(
 
     ``start`` and ``ready_ms`` are None while the session has no process.
     """
-    log = session.log
+    log, config = session.log, session.config
     return Welcome(
         session_id=session.key[2],
         epoch=log.epoch,
@@ -51,7 +50,7 @@ def welcome(
         queued=session.turns.queued_ids,
         pending=[Raw(line) for line in _pending(session, hello)],
         limits=Limits(
-            max_message_bytes=config.server.max_message_bytes,
+            max_message_bytes=max_message_bytes,
             max_frame_bytes=MAX_LINE_BYTES,
             messages_per_second=allowed.messages_per_second,
             messages_burst=allowed.messages_burst,

@@ -84,3 +84,9 @@ def is_tagged(pid: int, tag: int) -> bool:
     except OSError:
         return False
     return any(line.startswith(_TAG_ROW) and line.split()[3] == str(tag) for line in limits.splitlines())
+
+
+def still_there(processes: list[Process]) -> list[Process]:
+    """Those of ``processes`` that live on, or lie about as zombies; as they are now."""
+    rows = ((row, read_process(row.pid)) for row in processes)
+    return [now for row, now in rows if now is not None and now.started == row.started]

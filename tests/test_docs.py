@@ -10,6 +10,7 @@ import pytest
 
 from broker import slot, turn
 from broker.config_limits import Limits
+from broker.reload import LIVE
 from protocol.codes import CloseCode, ErrorCode, FailureReason, UpstreamError
 
 TESTS = Path(__file__).resolve().parent
@@ -74,3 +75,10 @@ def test_every_feature_is_proven_by_tests_that_exist() -> None:
             found.append(files[named])
         assert any("real_cli" in text for text in found), row
         assert any("real_cli" not in text for text in found), row
+
+
+def test_every_key_that_a_reload_applies_is_documented() -> None:
+    """docs/operations.md names each in its table of reloads, by its last part or as a whole table (``turn.*``)."""
+    section = (DOCS / "operations.md").read_text().partition("## Changing the configuration")[2].partition("\n## ")[0]
+    named = set(re.findall(r"[`.]([a-z_*]+)(?=`)", section)) | set(re.findall(r"`([a-z]+\.\*)`", section))
+    assert [key for key in sorted(LIVE) if not {key.rpartition(".")[2], f"{key.partition('.')[0]}.*"} & named] == []

@@ -23,6 +23,7 @@ from broker.auth import (
 )
 from broker.config import Config, load
 from broker.errors import ConfigError
+from broker.settings import Settings
 from protocol.codes import CloseCode
 
 TOKEN, OTHER = "brk_first-token", "brk_second-token"
@@ -57,7 +58,7 @@ def configured(tmp_path: Path, text: str, **overrides: Any) -> Config:
 def refused(tmp_path: Path, text: str, **overrides: Any) -> ConfigError:
     config = configured(tmp_path, text, **overrides)
     with pytest.raises(ConfigError) as caught:
-        Authenticator(config)
+        Authenticator(Settings(config))
     return caught.value
 
 
@@ -74,7 +75,7 @@ def is_refused(door: Authenticator, token: str | None) -> bool:
 
 def test_without_authentication_everybody_is_local() -> None:
     """With mode none there is one tenant with the broker's own policy, token or not."""
-    door = Authenticator(Config())
+    door = Authenticator(Settings(Config()))
     for token in (None, TOKEN):
         identity = door.authenticate(token)
         assert (identity.tenant, identity.subject, identity.max_role) == ("local", "*", "controller")
@@ -85,7 +86,7 @@ def test_without_authentication_everybody_is_local() -> None:
 def test_a_token_resolves_to_its_tenant(tmp_path: Path) -> None:
     """Each token stands for exactly its tenant, subject and role."""
     alice = entry(OTHER, ', subject = "alice", max_role = "observer"')
-    door = Authenticator(configured(tmp_path, only(tenant="acme") + f"[tenants.b]\ntokens = [{alice}]\n"))
+    door = Authenticator(Settings(configured(tmp_path, only(tenant="acme") + f"[tenants.b]\ntokens = [{alice}]\n")))
     first, second = door.authenticate(TOKEN), door.authenticate(OTHER)
     assert (first.tenant, first.subject, first.max_role) == ("acme", "*", "controller")
     assert (second.tenant, second.subject, second.max_role) == ("b", "alice", "observer")
@@ -98,19 +99,23 @@ def test_a_token_resolves_to_its_tenant(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_anything_else_is_unauthorized(tmp_path: Path, token: str | None) -> None:
     """No token, a near miss, the hash itself, and odd text all get the same refusal."""
-    assert is_refused(Authenticator(configured(tmp_path, f"[tenants.acme]\ntokens = [{entry(TOKEN)}]\n")), token)
+    assert is_refused(
+        Authenticator(Settings(configured(tmp_path, f"[tenants.acme]\ntokens = [{entry(TOKEN)}]\n"))), token
+    )
 
 
 def test_a_token_of_any_length_is_not_hashed(tmp_path: Path) -> None:
     """Above 4,096 characters a token is refused unseen, even one that somebody configured."""
-    door = Authenticator(configured(tmp_path, f"[tenants.a]\ntokens = [{entry('x' * 4096)}, {entry('x' * 4097)}]\n"))
+    door = Authenticator(
+        Settings(configured(tmp_path, f"[tenants.a]\ntokens = [{entry('x' * 4096)}, {entry('x' * 4097)}]\n"))
+    )
     assert door.authenticate("x" * 4096).tenant == "a"
     assert is_refused(door, "x" * 4097)
 
 
 def test_an_identity_shows_no_token(tmp_path: Path) -> None:
     """The text form of an identity holds neither the token nor its digest."""
-    identity = Authenticator(configured(tmp_path, only())).authenticate(TOKEN)
+    identity = Authenticator(Settings(configured(tmp_path, only()))).authenticate(TOKEN)
     assert TOKEN not in repr(identity)
     assert identity.key.hex()[:8] not in repr(identity)
     assert "key" not in repr(identity)
@@ -120,7 +125,7 @@ def test_a_tenant_overrides_the_policy_in_part(tmp_path: Path) -> None:
     """``policy`` names what differs; the rest is the broker's own."""
     text = f"[tenants.a]\ntokens = [{entry(TOKEN)}]\npolicy = {{slash_commands = true}}\n"
     config = configured(tmp_path, text, policy__permission_modes='["plan"]')
-    policy = Authenticator(config).authenticate(TOKEN).policy
+    policy = Authenticator(Settings(config)).authenticate(TOKEN).policy
     assert (policy.slash_commands, policy.permission_modes) == (True, ["plan"])
     assert config.policy.slash_commands is False
 
@@ -133,12 +138,14 @@ def test_a_tenant_overrides_the_limits_in_part(tmp_path: Path) -> None:
     text = f"[tenants.a]\ntokens = [{entry(TOKEN)}]\nlimits = {{tenant_processes = 3}}\n"
     text += f"[tenants.b]\ntokens = [{entry(OTHER)}]\n"
     config = configured(tmp_path, text, limits__messages_burst=7)
-    door = Authenticator(config)
+    door = Authenticator(Settings(config))
     limits, others = door.authenticate(TOKEN).limits, door.authenticate(OTHER).limits
     assert (limits.tenant_processes, limits.messages_burst, limits.tenant_sessions) == (3, 7, None)
     assert others == config.limits
     assert others.tenant_processes is None
-    assert Authenticator(Config(limits=limits)).authenticate(None).limits == limits, "without tokens: the broker's"
+    assert Authenticator(Settings(Config(limits=limits))).authenticate(None).limits == limits, (
+        "without tokens: the broker's"
+    )
 
 
 SERVER = 'policy = {credentials = "server"}\n'
@@ -148,7 +155,7 @@ def test_the_server_pays_from_a_file(tmp_path: Path) -> None:
     """A credential file lies beside tenants.toml and holds one credential."""
     (tmp_path / "acme.toml").write_text('api_key = "sk-canary"\nbase_url = "http://127.0.0.1:1"\n')
     text = f'[tenants.a]\ntokens = [{entry(TOKEN)}]\ncredential_file = "acme.toml"\n{SERVER}'
-    identity = Authenticator(configured(tmp_path, text)).authenticate(TOKEN)
+    identity = Authenticator(Settings(configured(tmp_path, text))).authenticate(TOKEN)
     assert identity.credentials is not None
     assert (identity.credentials.kind, identity.credentials.api_key) == ("api_key", "sk-canary")
     assert "sk-canary" not in repr(identity)
@@ -157,7 +164,7 @@ def test_the_server_pays_from_a_file(tmp_path: Path) -> None:
 def test_the_server_pays_from_the_table(tmp_path: Path) -> None:
     """A credential may stand in tenants.toml itself."""
     text = f'[tenants.a]\ntokens = [{entry(TOKEN)}]\ncredentials = {{oauth_token = "t"}}\n{SERVER}'
-    identity = Authenticator(configured(tmp_path, text)).authenticate(TOKEN)
+    identity = Authenticator(Settings(configured(tmp_path, text))).authenticate(TOKEN)
     assert identity.credentials is not None
     assert identity.credentials.kind == "oauth_token"
 
@@ -229,13 +236,13 @@ def test_a_missing_file_is_a_configuration_error(tmp_path: Path) -> None:
     config = configured(tmp_path, "")
     (tmp_path / "tenants.toml").unlink()
     with pytest.raises(ConfigError, match=r"tenants\.toml: cannot be read"):
-        Authenticator(config)
+        Authenticator(Settings(config))
 
 
 def test_a_removed_token_is_revoked(tmp_path: Path) -> None:
     """After the change the token is refused, its identity is no longer valid, and the listener was called once."""
     text = f"[tenants.a]\ntokens = [{entry(TOKEN)}, {entry(OTHER)}]\n"
-    door = Authenticator(configured(tmp_path, text))
+    door = Authenticator(Settings(configured(tmp_path, text)))
     calls: list[None] = []
     door.on_revoked(lambda: calls.append(None))
     gone, kept = door.authenticate(TOKEN), door.authenticate(OTHER)
@@ -258,7 +265,7 @@ def test_a_removed_token_is_revoked(tmp_path: Path) -> None:
 )
 def test_a_token_that_means_somebody_else_is_revoked(tmp_path: Path, text: str) -> None:
     """A change of tenant, subject or role ends the old identity; the token goes on as the new one."""
-    door = Authenticator(configured(tmp_path, only()))
+    door = Authenticator(Settings(configured(tmp_path, only())))
     old = door.authenticate(TOKEN)
     written(tmp_path / "tenants.toml", text)
     door.poll()
@@ -269,7 +276,7 @@ def test_a_token_that_means_somebody_else_is_revoked(tmp_path: Path, text: str) 
 def test_an_added_tenant_revokes_nobody(tmp_path: Path) -> None:
     """New tokens work at once and nobody is disturbed; a changed policy waits for the next connection."""
     text = only()
-    door = Authenticator(configured(tmp_path, text))
+    door = Authenticator(Settings(configured(tmp_path, text)))
     door.on_revoked(lambda: pytest.fail("nothing was revoked"))
     old = door.authenticate(TOKEN)
     more = f"policy = {{slash_commands = true}}\n[tenants.b]\ntokens = [{entry(OTHER)}]\n"
@@ -284,7 +291,7 @@ def test_an_added_tenant_revokes_nobody(tmp_path: Path) -> None:
 def test_a_broken_file_keeps_the_last_good_one(tmp_path: Path, broken: str | None) -> None:
     """A broken or missing file changes nothing, is logged once per change, and a mended one is taken."""
     good = only()
-    door = Authenticator(configured(tmp_path, good))
+    door = Authenticator(Settings(configured(tmp_path, good)))
     path = tmp_path / "tenants.toml"
     with structlog.testing.capture_logs() as logs:
         path.unlink() if broken is None else written(path, broken)
@@ -300,7 +307,7 @@ def test_a_changed_credential_file_is_taken(tmp_path: Path) -> None:
     """Credential files are watched like tenants.toml."""
     (tmp_path / "c.toml").write_text('api_key = "one"\n')
     text = f'[tenants.a]\ntokens = [{entry(TOKEN)}]\ncredential_file = "c.toml"\n{SERVER}'
-    door = Authenticator(configured(tmp_path, text))
+    door = Authenticator(Settings(configured(tmp_path, text)))
     old = door.authenticate(TOKEN)
     written(tmp_path / "c.toml", 'api_key = "two"\n')
     assert door.poll() is True
@@ -312,7 +319,7 @@ def test_a_changed_credential_file_is_taken(tmp_path: Path) -> None:
 
 def test_a_credential_file_that_appears_late_is_taken(tmp_path: Path) -> None:
     """A rejected tenants.toml is taken as soon as the file that it misses is there."""
-    door = Authenticator(configured(tmp_path, only()))
+    door = Authenticator(Settings(configured(tmp_path, only())))
     text = f'[tenants.b]\ntokens = [{entry(TOKEN)}]\ncredential_file = "late.toml"\n{SERVER}'
     written(tmp_path / "tenants.toml", text)
     assert door.poll() is False
@@ -323,7 +330,7 @@ def test_a_credential_file_that_appears_late_is_taken(tmp_path: Path) -> None:
 
 def test_a_file_of_the_same_size_and_time_is_noticed(tmp_path: Path) -> None:
     """A replaced file counts as changed even when its size and time are those of the old one."""
-    door = Authenticator(configured(tmp_path, only()))
+    door = Authenticator(Settings(configured(tmp_path, only())))
     path = tmp_path / "tenants.toml"
     old = path.stat()
     written(path, f"[tenants.b]\ntokens = [{entry(TOKEN)}]\n")
@@ -333,7 +340,7 @@ def test_a_file_of_the_same_size_and_time_is_noticed(tmp_path: Path) -> None:
 
 async def test_a_revocation_is_told_within_its_deadline(tmp_path: Path) -> None:
     """The running watch tells its listeners of a removed token within two seconds, at its own pace."""
-    door = Authenticator(configured(tmp_path, only()))
+    door = Authenticator(Settings(configured(tmp_path, only())))
     revoked = anyio.Event()
     door.on_revoked(revoked.set)
     async with anyio.create_task_group() as tasks:
@@ -419,7 +426,7 @@ def test_a_new_token_works_as_printed(tmp_path: Path, name: str) -> None:
     token, lines = new_token(name)
     assert token not in lines
     assert new_token(name)[0] != token
-    identity = Authenticator(configured(tmp_path, lines + "\n")).authenticate(token)
+    identity = Authenticator(Settings(configured(tmp_path, lines + "\n"))).authenticate(token)
     assert (identity.tenant, identity.subject, identity.max_role) == (name, "*", "controller")
     assert bearer_from_headers([f"Bearer {token}"]) == token
 

@@ -31,6 +31,7 @@ from broker.http import (
     refusal,
 )
 from broker.metrics import Metrics
+from broker.settings import Settings
 
 
 class Program:
@@ -114,11 +115,11 @@ async def listening(make: Make, **settings: Any) -> AsyncIterator[Port]:
 
 
 def public(static: Path) -> Make:
-    return lambda config, program: PublicSite(config, program, static)
+    return lambda config, program: PublicSite(Settings(config), program, static)
 
 
 def admin(config: Config, program: Program) -> AdminSite:
-    return AdminSite(config, program, Metrics())
+    return AdminSite(Settings(config), program, Metrics())
 
 
 @pytest.fixture

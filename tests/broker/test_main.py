@@ -24,6 +24,7 @@ from broker.chat import full_url
 from broker.config import Config, load
 from broker.errors import CliMissing, ConfigError
 from broker.http import refusal
+from broker.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 20.0
@@ -131,7 +132,7 @@ def test_a_token_that_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     (tmp_path / "tenants.toml").write_text(lines)
     (tmp_path / "broker.toml").write_text('auth.mode = "tokens"\npool.isolation = "none"\n')
     assert main(["check-config", str(tmp_path / "broker.toml")]) == 0
-    assert Authenticator(load(tmp_path / "broker.toml", {}, {})).authenticate(token).tenant == "acme"
+    assert Authenticator(Settings(load(tmp_path / "broker.toml", {}, {}))).authenticate(token).tenant == "acme"
     assert main(["token", "no/name"]) == 78
 
 

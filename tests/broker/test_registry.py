@@ -1,4 +1,4 @@
-"""A fork and the end of its parent: there is no branch of a conversation that went while it was copied."""
+"""A fork and the end of its parent: there is no branch of a conversation that went while it was copied.  The drain."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +18,7 @@ from broker.metrics import Metrics
 from broker.pool import Pool
 from broker.registry import Registry
 from broker.session_directory import SessionDirectory
+from broker.settings import Settings
 from broker.tenure import Tenure
 from protocol.codes import CloseCode, ErrorCode
 from protocol.errors import ConnectionRefused
@@ -30,10 +31,10 @@ class Parent:
     """A registry with one conversation, and what happens to that one while a fork copies it."""
 
     def __init__(self, tmp_path: Path) -> None:
-        config, metrics = Config(), Metrics()
+        settings, metrics = Settings(Config()), Metrics()
         launcher = Launcher(Cli(("true",), "0", simulated=True), tmp_path, {})
         self.child = SessionDirectory(tmp_path / "child", is_kept=True)
-        self.registry = Registry(config, Pool(config, launcher, metrics), metrics)
+        self.registry = Registry(settings, Pool(settings, launcher, metrics), metrics)
         self.copied: Again | BrokerError | None = Again(self.child, "c", fork_of="p")
         self.is_deleted_meanwhile = True
         self.registry._branch = self._branch  # type: ignore[method-assign]
@@ -93,3 +94,16 @@ async def test_a_conversation_that_is_being_wiped_has_no_branch(
         with pytest.raises(ConnectionRefused):
             await parent.registry.fork(entry, ANN, "ann")
     assert not parent.child.root.exists()
+
+
+@pytest.mark.parametrize(("drains", "frames"), [(False, 2), (True, 1)])
+async def test_a_result_that_comes_after_the_drain_is_no_second_terminal(
+    tmp_path: Path, drains: bool, frames: int
+) -> None:
+    """Its turn has failed already: the line is forwarded, and nothing is said of a turn of the CLI's own."""
+    parent = Parent(tmp_path)
+    async with parent.running() as entry:
+        if drains:
+            await parent.registry.drain(0)
+        entry.session.on_lines([b'{"type":"result","subtype":"success"}'])
+        assert entry.session.log.head == frames

@@ -6,14 +6,14 @@ import pytest
 
 from broker.backoff import BACKOFF_BASE_S, BREAKER_FAILURES, EARLY_DEATH_S
 from broker.slot import TRANSITIONS, Slot, SlotEvent, SlotState
-from broker.slots import Plan, PoolFull, Slots, Target
+from broker.slots import Bounds, Plan, PoolFull, Slots, Target
 from protocol.codes import MissReason, Start
 
 TARGETS = {"small": Target(2), "large": Target(0)}
 
 
 def ledger(targets: dict[str, Target] | None = None, *, most: int = 8, waiting: int = 100, at_once: int = 8) -> Slots:
-    return Slots(targets or TARGETS, max_processes=most, max_waiting=waiting, spawn_concurrency=at_once)
+    return Slots(Bounds(targets or TARGETS, most, waiting, at_once))
 
 
 def started(slots: Slots, now: float = 0.0) -> list[Slot]:
@@ -54,6 +54,21 @@ def test_spares_are_started_up_to_the_target_and_replaced() -> None:
     assert (waiter.is_served, first[0].tenant, first[0].start) == (True, "ann", Start.WARM)
     assert len(filled(slots)) == 1
     assert states(slots) == {SlotState.LEASED: 1, SlotState.WARM: 2}
+
+
+def test_other_limits_hold_from_the_next_plan_on() -> None:
+    """More spares are started; fewer end nobody, and what leaves above them is not replaced; who waits counts anew."""
+    slots = ledger()
+    filled(slots)
+    slots.bounds = Bounds({"small": Target(4), "large": Target(0)}, 4, 0, 8)
+    assert len(filled(slots)) == 2
+    slots.bounds = Bounds({"small": Target(1), "large": Target(0)}, 2, 0, 8)
+    assert (slots.plan(1.0), states(slots)) == (Plan(), {SlotState.WARM: 4})
+    for _ in range(4):
+        slots.acquire("small", "ann", 1.0)
+    assert started(slots, 1.0) == []
+    with pytest.raises(PoolFull, match="max_waiting = 0"):
+        slots.acquire("small", "ann", 1.0)
 
 
 def test_a_spare_that_died_is_replaced() -> None:

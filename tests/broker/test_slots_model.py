@@ -17,7 +17,7 @@ from broker.backoff import BACKOFF_CAP_S, EARLY_DEATH_S
 from broker.config_limits import Limits
 from broker.quotas import COLD_WITHIN_S, QuotaExceeded
 from broker.slot import Slot, SlotState, Waiter
-from broker.slots import PoolFull, Slots, Target
+from broker.slots import Bounds, PoolFull, Slots, Target
 from protocol.codes import Limit, MissReason, Start
 
 TENANTS = st.sampled_from(["ann", "bob", "cyd"])
@@ -73,7 +73,7 @@ class Ledger(RuleBasedStateMachine):
             tenant_processes=caps[0], tenant_waiting=caps[1], tenant_cold_starts_per_minute=caps[2]
         )  # fmt: skip
         self.most, self.max_waiting, self.at_once = most, waiting, at_once
-        self.slots = Slots(targets, max_processes=most, max_waiting=waiting, spawn_concurrency=at_once)
+        self.slots = Slots(Bounds(targets, most, waiting, at_once))
 
     def of(self, state: SlotState, profile: str | None = None) -> list[Slot]:
         return [slot for slot in self.slots if slot.state is state and profile in (None, slot.profile)]
@@ -184,7 +184,7 @@ class Ledger(RuleBasedStateMachine):
         else:
             assert waiter is rivals[0]
             self.is_fair(waiter, rivals, queue)
-            disabled = self.slots.targets[slot.profile].warm == 0
+            disabled = self.slots.bounds.targets[slot.profile].warm == 0
             missed = MissReason.POOL_DISABLED if disabled else MissReason.POOL_EMPTY
             assert (slot.start, slot.miss_reason) == (Start.COLD, missed)
         self.turn += 1
@@ -262,7 +262,7 @@ class Ledger(RuleBasedStateMachine):
         unserved = [waiter for waiter in self.slots.waiting if waiter.slot is None]
         plan = self.slots.plan(self.now, hold_refill=hold)
         for slot in plan.start:
-            target = self.slots.targets[slot.profile]
+            target = self.slots.bounds.targets[slot.profile]
             before[slot.profile] += 1
             assert target.limit is None or before[slot.profile] <= target.limit
             assert slot.state is SlotState.STARTING
@@ -285,7 +285,7 @@ class Ledger(RuleBasedStateMachine):
         assert sum(not waiter.is_restore for waiter in self.slots.waiting) <= self.max_waiting
         assert self.slots.breaker_retry_s("other", self.now) is None
         assert not self.of(SlotState.WARM, "other")
-        for profile in self.slots.targets:
+        for profile in self.slots.bounds.targets:
             assert sum(self.slots.count(profile, state) for state in SlotState) == sum(
                 slot.profile == profile for slot in live
             )
@@ -335,9 +335,9 @@ class Ledger(RuleBasedStateMachine):
                 del self.leases[slot]
         assert not self.waiters, "somebody waits although nothing fails"
         live = Counter(slot.profile for slot in self.slots)
-        for name, target in self.slots.targets.items():
+        for name, target in self.slots.bounds.targets.items():
             reserved = sum(
-                max(0, other.reserve - live[key]) for key, other in self.slots.targets.items() if key != name
+                max(0, other.reserve - live[key]) for key, other in self.slots.bounds.targets.items() if key != name
             )
             is_full = sum(live.values()) + reserved >= self.most
             is_at_limit = target.limit is not None and live[name] >= target.limit

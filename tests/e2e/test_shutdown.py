@@ -10,19 +10,13 @@ from websockets.exceptions import InvalidStatus
 
 from tests.kit.broker import Broker, running_broker
 from tests.kit.client import Client, connected, contiguous, terminals, text_of
-from tests.processes import Process, read_process
+from tests.processes import Process, still_there
 from tests.waiting import eventually
 
 LONG = "[[sim tokens=3000 itl_ms=10]] word"
 HOLDER = "[[sim grandchild=300 tokens=3]] word"
 DETACHED = "[[sim grandchild=300 detached tokens=3]] word"
 QUICKLY = {"eof_grace_s": 0.3, "term_grace_s": 0.3, "drain_timeout_s": 0.3}
-
-
-def still_there(processes: list[Process]) -> list[Process]:
-    """Those of ``processes`` that live on, or lie about as zombies; as they are now."""
-    rows = ((row, read_process(row.pid)) for row in processes)
-    return [now for row, now in rows if now is not None and now.started == row.started]
 
 
 async def grandchild(broker: Broker, seconds: str = "300") -> Process:

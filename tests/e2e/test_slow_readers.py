@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +10,8 @@ import pytest
 from tests.e2e.beside import neighbour, no_bug, rss_mb, welcomed
 from tests.kit.broker import Broker, started_broker
 from tests.kit.client import Client, connected, contiguous
-from tests.kit.raw import PING, Cut, RawClient, ServerBytes, client_frame, raw_connection
+from tests.kit.raw import PING, Cut, RawClient, client_frame, raw_connection
+from tests.kit.sipper import Sipper, sipper
 from tests.oracle import Oracle
 from tests.waiting import eventually
 
@@ -21,8 +20,6 @@ CUT_WITHIN_S = SEND_DEADLINE_S + 2
 REPLAY_FRAMES = 5000
 HUGE_BYTES = 12_000_000
 MEBIBYTE = 2**20
-ESTABLISHED = 1
-"""TCP_ESTABLISHED of Linux."""
 
 
 @pytest.fixture(scope="module")
@@ -36,64 +33,6 @@ def broker(tmp_path_factory: pytest.TempPathFactory, oracle: Oracle) -> Iterator
     with started_broker(tmp_path_factory.mktemp("slow"), config) as found:
         oracle.allow(pid=found.pid)
         yield found
-
-
-class Sipper:
-    """A client whose socket takes little, and that reads only when told to."""
-
-    def __init__(self, raw: socket.socket) -> None:
-        self._socket = raw
-        self._bytes = ServerBytes()
-        self.texts: list[bytes] = []
-        self.close_code: int | None = None
-
-    async def send(self, data: bytes) -> None:
-        """Send bytes as they are.  Raises ``OSError`` when nobody is there any more."""
-        await asyncio.get_running_loop().sock_sendall(self._socket, data)
-
-    async def say(self, frame: dict[str, Any]) -> None:
-        """Send one frame."""
-        await self.send(client_frame(json.dumps(frame).encode()))
-
-    async def sip(self, size: int = 65536) -> bool:
-        """Read once; False at the end of the connection."""
-        try:
-            async with asyncio.timeout(20):
-                data = await asyncio.get_running_loop().sock_recv(self._socket, size)
-        except OSError:
-            return False
-        for opcode, payload in self._bytes.feed(data):
-            if opcode == 1:
-                self.texts.append(payload)
-            elif opcode == 8:
-                self.close_code = int.from_bytes(payload[:2], "big")
-        return bool(data)
-
-    @property
-    def frames(self) -> list[dict[str, Any]]:
-        """What has been read so far."""
-        return [json.loads(text) for text in self.texts]
-
-    def is_cut(self) -> bool:
-        """Whether the broker has ended the connection; nothing is read for that."""
-        return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != ESTABLISHED
-
-
-@asynccontextmanager
-async def sipper(broker: Broker, session: str, buffer_bytes: int = 4096) -> AsyncIterator[Sipper]:
-    """Connect with a small receive buffer, say hello and read ``broker.welcome``."""
-    with socket.socket() as raw:
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
-        raw.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", broker.port))
-        client = Sipper(raw)
-        fields = (f"Host: 127.0.0.1:{broker.port}", "Upgrade: websocket", "Connection: Upgrade",
-                  "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Version: 13")  # fmt: skip
-        await client.send("\r\n".join(["GET /v1/chat/ws HTTP/1.1", *fields, "", ""]).encode())
-        await client.say({"type": "broker.hello", "session": {"mode": "open", "id": session}})
-        while not any(text.startswith(b'{"type":"broker.welcome"') for text in client.texts):
-            assert await client.sip()
-        yield client
 
 
 async def cut_after(client: Sipper, asked_at: float) -> float:

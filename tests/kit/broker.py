@@ -174,6 +174,7 @@ def _spawn(
     log_level: str,
     environment: Mapping[str, str] | None,
     prefix: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
 ) -> tuple[Broker, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     ports, log, ledger, state = folder / "ports.json", folder / "broker.log", folder / "ledger.jsonl", folder / "state"
@@ -189,6 +190,7 @@ def _spawn(
             stdout=sink,
             stderr=sink,
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})},
+            pass_fds=pass_fds,
         )
     return Broker(popen, log, ledger, state), ports
 
@@ -227,12 +229,13 @@ async def running_broker(
     log_level: str = "info",
     environment: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
 ) -> AsyncIterator[Broker]:
     """Start a broker and end it: SIGTERM, then SIGKILL after ``STOP_DEADLINE_S`` (which fails the test).
 
-    ``prefix`` stands before its command line; it must end in an ``exec`` of the rest.
+    ``prefix`` stands before its command line; it must end in an ``exec`` of the rest.  ``pass_fds`` are inherited.
     """
-    broker, ports = _spawn(folder, config, cli, log_level, environment, prefix)
+    broker, ports = _spawn(folder, config, cli, log_level, environment, prefix, pass_fds)
     try:
         await eventually(lambda: _opened(broker, ports), START_DEADLINE_S)
         if wait_ready:
