@@ -59,6 +59,7 @@ class App:
         self._drain = Drain(0.0, 0.0)
         self._last_resort = LastResort()
         self._is_told_ready = False
+        self._orphans_killed = 0
         found = find_cli(config.cli.command if cli == "auto" else cli)
         self.metrics = Metrics(config.pool.profiles)
         self.metrics.built(found.version)
@@ -111,10 +112,8 @@ class App:
                     ports.start_soon(self._tell_supervisor)
                     await self._run_until_signal(signals)
                     ports.cancel_scope.cancel()
-            killed = await kill_adopted()
-            await anyio.to_thread.run_sync(self._launcher.sweep_directories, self._kept_directories())
             self._store.close()
-            log.info("broker.ended", orphans_killed=killed)
+            log.info("broker.ended", orphans_killed=self._orphans_killed)
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # it is over: nothing is left to hurry
 
@@ -169,9 +168,16 @@ class App:
                         await self.registry.drain(self._drain.turns_s)
                     sessions.cancel_scope.cancel()
                 pool_group.cancel_scope.cancel()
-            with anyio.move_on_after(max(0.0, self._drain.cuts_at - time.monotonic())):
-                await self.server.wait_empty()
+            async with anyio.create_task_group() as rest:
+                rest.start_soon(self._sweep)
+                with anyio.move_on_after(max(0.0, self._drain.cuts_at - time.monotonic())):
+                    await self.server.wait_empty()
             haste.cancel_scope.cancel()
+
+    async def _sweep(self) -> None:
+        """Of the sessions no process is left, and no file but what is kept."""
+        self._orphans_killed = await kill_adopted()
+        await anyio.to_thread.run_sync(self._launcher.sweep_directories, self._kept_directories())
 
     async def _end_is_asked_for(self, signals: AsyncIterator[signal.Signals]) -> signal.Signals:
         while (number := await anext(signals)) == signal.SIGHUP:
