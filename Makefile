@@ -44,7 +44,7 @@ test-full: .venv/.project system .real-cli/.installed
 	@tests/run $(WORKERS) $(ARGS)
 
 soak: .venv/.project system
-	@SOAK=1 tests/run -s -q tests/e2e/test_cuts.py tests/e2e/test_crash.py $(ARGS)
+	@SOAK=1 tests/run -s -q tests/e2e/test_cuts.py tests/e2e/test_crash.py tests/e2e/test_injection.py $(ARGS)
 
 bench: .venv/.project
 	@.venv/bin/python -m bench $(ARGS)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tests.kit.broker import Broker, started_broker
 from tests.kit.client import Client, Frame, connected
 from tests.kit.ledger import said_to_cli
+from tests.soak import size
 
-EXAMPLES = 10_000
+EXAMPLES = size(3_000, 10_000)
 BATCH = 100
 QUICK = "\n[[sim error=529]]"
 """The shortest turn there is; it ends every text."""
