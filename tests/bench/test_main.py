@@ -131,6 +131,7 @@ def _below(pid: int) -> set[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.real_cli
 def test_cold_vs_warm_measures_the_real_cli(tmp_path: Path) -> None:
     """Warm, cold and without a broker, against the stand-in for the API, in a namespace of its own."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from simulator.messages_api import MessagesApi
-from tests.e2e.real import VERSIONS, options, posts, real_broker
+from tests.e2e.real import EITHER, options, posts, real_broker
 from tests.kit.broker import Broker
 from tests.kit.client import Client, connected
 from tests.processes import read_process
@@ -30,7 +30,7 @@ def _folder(pid: int) -> str:
         return ""
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 @pytest.mark.parametrize("moment", ["first delta of turn 1", "middle of turn 2", "after a result"])
 async def test_a_killed_cli_costs_one_turn_at_most(version: str, moment: str, tmp_path: Path) -> None:
     """Exactly one terminal frame; the next message works; what the conversation knew is kept or told as lost."""

@@ -6,13 +6,13 @@ import pytest
 
 from simulator.messages_api import MessagesApi
 from tests.e2e import feature_scenes as scenes
-from tests.e2e.real import VERSIONS, options, posts, real_broker
+from tests.e2e.real import EITHER, options, posts, real_broker
 from tests.kit.client import connected
 
 pytestmark = [pytest.mark.real_cli, pytest.mark.timeout(180)]
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_on_the_real_cli(version: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Every scene in one broker; the agent's prompt is the system prompt of its own request, on its own model."""
     folder = tmp_path_factory.mktemp("f")
@@ -27,7 +27,7 @@ async def test_on_the_real_cli(version: str, tmp_path_factory: pytest.TempPathFa
     assert all("Speak softly." in request["system"] for request in posts(api) if request not in own)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EITHER)
 async def test_an_agent_names_no_model_that_the_policy_does_not(
     version: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

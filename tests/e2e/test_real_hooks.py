@@ -8,7 +8,7 @@ import pytest
 
 from simulator.messages_api import MessagesApi
 from tests.e2e import hook_scenes as scenes
-from tests.e2e.real import EITHER, VERSIONS, options, posts, real_broker, started_real_broker
+from tests.e2e.real import EITHER, options, posts, real_broker, started_real_broker
 from tests.kit.broker import Broker
 from tests.oracle import Oracle
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("h")
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
+@pytest.fixture(scope="module", params=EITHER)
 def shared(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, oracle: Oracle
 ) -> Iterator[Broker]:

@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 from simulator.messages_api import MessagesApi
 from tests.e2e import mcp_scenes as scenes
 from tests.e2e.hook_scenes import LONG_S, tool_results
-from tests.e2e.real import EITHER, VERSIONS, options, posts, real_broker, started_real_broker
+from tests.e2e.real import EITHER, options, posts, real_broker, started_real_broker
 from tests.kit.broker import Broker
 from tests.kit.client import connected
 from tests.kit.host import Host
@@ -40,7 +40,7 @@ async def staged(folder: Path, version: str, **policy: Any) -> AsyncIterator[tup
             yield broker, api
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
+@pytest.fixture(scope="module", params=EITHER)
 def stage(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, oracle: Oracle
 ) -> Iterator[tuple[Broker, scenes.Places]]:
