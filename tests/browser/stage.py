@@ -19,7 +19,7 @@ from playwright.async_api import Browser, ConsoleMessage, Error, Locator, Page, 
 from tests.kit.broker import Broker, running_broker
 from tests.kit.proxy import FaultProxy
 
-DEADLINE_MS = 15_000
+DEADLINE_MS = 30_000
 NAME = "broker.test"
 QUIET = (
     "--no-sandbox",  # the tests may run as root, and the namespace is the fence

@@ -125,7 +125,7 @@ async def test_queued_messages_wait_and_can_be_withdrawn(tmp_path: Path) -> None
         await chat.wait_turn("queued", 1)
         waiting = await chat.wait_turn("queued", 2)
         await expect(waiting).to_contain_text("Queued behind 2")
-        await (await chat.wait_turn("queued", 1)).get_by_role("button", name="Cancel").click()
+        await (await chat.wait_turn("queued", 1)).get_by_role("button", name="Cancel").dispatch_event("click")
         withdrawn = await chat.wait_turn("failed", 1)
         await expect(withdrawn).to_contain_text("Withdrawn")
         await chat.page.click("#stop")

@@ -49,6 +49,7 @@ async def test_what_is_changed_live_is_told(broker: Broker, tmp_path: Path) -> N
     lines = [
         "/model opus", "/mode plan", "/mode bypassPermissions", f"/settings @{tmp_path / 'settings.json'}",
         "/credential ANTHROPIC_API_KEY", "/mcp", "/nope", "//not a command [[sim tokens=1]]",
+        "the last word: what is told behind a reply is told before its end [[sim tokens=1]]",
     ]  # fmt: skip
     code, _, notes = await chat(broker, lines=lines, ANTHROPIC_API_KEY="sk-chat")
     assert code == 0
