@@ -25,7 +25,7 @@ PLAIN = (
 
 
 class Kept(Struct, frozen=True, omit_defaults=True):
-    """``Bound`` without its secrets.  ``servers``: names whose configurations were not kept."""
+    """``Bound`` without its secrets."""
 
     model: str | None = None
     permission_mode: str | None = None
@@ -44,7 +44,6 @@ class Kept(Struct, frozen=True, omit_defaults=True):
     is_paid: bool = False
     initialize: dict[str, Any] = {}
     agents: dict[str, Agent] | None = None
-    servers: list[str] = []
 
 
 class Record(Struct, frozen=True, omit_defaults=True):
@@ -84,7 +83,6 @@ def kept(bound: Bound) -> Kept:
         **{name: getattr(bound, name) for name in PLAIN},
         initialize={name: value for name, value in bound.initialize.items() if name != "agents"},
         agents=None if agents is None else {name: _without_servers(agent) for name, agent in agents.items()},
-        servers=sorted(bound.mcp_servers),
     )
 
 

@@ -37,10 +37,10 @@ def stored(made: Bound) -> Record:
 
 
 def test_no_secret_lies_on_disk() -> None:
-    """Credentials, headers, addresses; the names stay."""
+    """Credentials, headers, addresses; the names of an agent's servers stay."""
     data = encode(Record("d", "s", 1.0, 2.0, bound=kept(bound())))
     assert b"canary" not in data
-    assert b"own" in data
+    assert b"docs" in data
 
 
 def test_everything_else_is_told_to_the_next_process() -> None:
@@ -71,7 +71,7 @@ def test_every_field_of_bound_is_kept_or_is_known_not_to_be() -> None:
     apart = {"credentials", "mcp_servers", "mcp_off", "hooks", "is_initialize_known", "default_base_url",
              "had_own_base_url"}  # fmt: skip
     assert {*Bound.__slots__} == {*PLAIN, "initialize"} | apart
-    assert {*Kept.__struct_fields__} == {*PLAIN, "initialize", "agents", "servers"}
+    assert {*Kept.__struct_fields__} == {*PLAIN, "initialize", "agents"}
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"null", b"[", b'{"directory":1}', b"\xff"])
