@@ -1,37 +1,23 @@
 """What a browser test stands on: a broker with the simulated CLI, a way to it that can be cut, a headless Chromium.
 
-Callers: the tests of this folder: ``async with staged(tmp_path) as stage, stage.chat() as chat``.  Chromium reaches the
-broker under two names: its own address, and ``http://broker.test``, which leads through the proxy.
+Callers: the tests of this folder: ``async with staged() as stage, stage.chat() as chat``.  Chromium reaches the broker
+under two names: its own address, and ``broker.test`` with a port that leads through the proxy.
 """
 
 import asyncio
-import os
-import shutil
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-from playwright.async_api import Browser, ConsoleMessage, Error, Locator, Page, async_playwright
+from playwright.async_api import Browser, ConsoleMessage, Locator, Page, async_playwright
 
+from tests.browser.chromium import NAME
 from tests.kit.broker import Broker, running_broker
 from tests.kit.proxy import FaultProxy
 
 DEADLINE_MS = 30_000
-NAME = "broker.test"
-QUIET = (
-    "--no-sandbox",  # the tests may run as root, and the namespace is the fence
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-default-apps",
-    "--disable-domain-reliability",
-    "--disable-sync",
-    "--disable-breakpad",
-    "--no-first-run",
-    "--no-pings",
-)
 EXPECTED_COMPLAINTS = ("WebSocket connection to", "Failed to load resource")
 """What Chromium itself writes to the console when a connection cannot be made."""
 
@@ -41,6 +27,10 @@ class Gate(FaultProxy):
 
     is_shut = False
     accepted = 0
+
+    def lead_to(self, port: int) -> None:
+        """Say where connections go, once that is known."""
+        self._target = port
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
@@ -127,7 +117,7 @@ class Stage:
     @property
     def proxied_url(self) -> str:
         """The page by way of the proxy: a plain http origin, where ``crypto.randomUUID`` does not exist."""
-        return f"http://{NAME}/"
+        return f"http://{NAME}:{self.proxy.port}/"
 
     @asynccontextmanager
     async def chat(self, *, proxied: bool = False, is_connected: bool = True, **context: Any) -> AsyncIterator[Chat]:
@@ -145,27 +135,25 @@ class Stage:
             await profile.close()
 
 
-@asynccontextmanager
-async def staged(folder: Path, config: Mapping[str, Any] | None = None) -> AsyncIterator[Stage]:
-    """Start everything and end it.  Skips where there is no Chromium."""
-    names = {
-        "server": {"allowed_hosts": [NAME], "allowed_origins": [f"http://{NAME}"]},
-        "stop": {"drain_timeout_s": 0.5},  # some tests end with a prompt open
-    }
-    executable = shutil.which("chromium")
-    if executable is None:
-        pytest.skip("Chromium is missing (Debian: apt-get install chromium)")
-    async with (
-        running_broker(folder, {**names, **(config or {})}) as broker,
-        _gate(broker.port) as proxy,
-        _chromium(folder, executable, proxy.port) as browser,
-    ):
-        yield Stage(broker, proxy, browser)
+Staging = Callable[..., AbstractAsyncContextManager[Stage]]
 
 
 @asynccontextmanager
-async def _gate(target_port: int) -> AsyncIterator[Gate]:
-    gate = Gate(target_port)
+async def stage_at(folder: Path, devtools: str, config: Mapping[str, Any] | None = None) -> AsyncIterator[Stage]:
+    """Start a broker and a gate, and connect to the Chromium at ``devtools``."""
+    async with _gate() as gate:
+        names = {
+            "server": {"allowed_hosts": [NAME], "allowed_origins": [f"http://{NAME}:{gate.port}"]},
+            "stop": {"drain_timeout_s": 0.5},  # some tests end with a prompt open
+        }
+        async with running_broker(folder, {**names, **(config or {})}) as broker, _connected(devtools) as browser:
+            gate.lead_to(broker.port)
+            yield Stage(broker, gate, browser)
+
+
+@asynccontextmanager
+async def _gate() -> AsyncIterator[Gate]:
+    gate = Gate(0)
     server = await asyncio.start_server(gate.serve, "127.0.0.1", 0)
     gate.port = server.sockets[0].getsockname()[1]
     try:
@@ -177,18 +165,9 @@ async def _gate(target_port: int) -> AsyncIterator[Gate]:
 
 
 @asynccontextmanager
-async def _chromium(folder: Path, executable: str, port: int) -> AsyncIterator[Browser]:
-    home = folder / "home"
-    home.mkdir()
-    rules = f"--host-resolver-rules=MAP {NAME} 127.0.0.1:{port}"
-    environment: dict[str, str | float | bool] = {"PATH": os.environ["PATH"], "HOME": str(home)}
+async def _connected(devtools: str) -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        try:
-            browser = await playwright.chromium.launch(
-                executable_path=executable, headless=True, args=[*QUIET, rules], env=environment, timeout=DEADLINE_MS
-            )
-        except Error as error:
-            raise AssertionError(f"{executable} does not start: {error.message}") from error
+        browser = await playwright.chromium.connect_over_cdp(devtools, timeout=DEADLINE_MS)
         try:
             yield browser
         finally:

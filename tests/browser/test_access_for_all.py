@@ -1,12 +1,11 @@
 """The page for people who type, who listen, who hold a phone, who prefer the dark, who dislike motion."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.async_api import expect
 
-from tests.browser.stage import Chat, staged
+from tests.browser.stage import Chat, Staging
 
 pytestmark = pytest.mark.browser
 
@@ -66,10 +65,10 @@ async def focused(chat: Chat) -> str:
     return str(await chat.page.evaluate("document.activeElement.id"))
 
 
-async def test_everything_works_with_the_keyboard_alone(tmp_path: Path) -> None:
+async def test_everything_works_with_the_keyboard_alone(staged: Staging) -> None:
     """Enter sends, Shift+Enter breaks the line, Escape stops, Tab reaches the prompt's buttons and the settings; the
     focus is never lost and always visible."""
-    async with staged(tmp_path) as stage, stage.chat() as chat:
+    async with staged() as stage, stage.chat() as chat:
         keyboard = chat.page.keyboard
         assert await focused(chat) == "message"
         await keyboard.type("one")
@@ -109,9 +108,9 @@ async def test_everything_works_with_the_keyboard_alone(tmp_path: Path) -> None:
         assert await focused(chat) == "open-settings"
 
 
-async def test_a_prompt_does_not_take_the_focus_from_somebody_who_types(tmp_path: Path) -> None:
+async def test_a_prompt_does_not_take_the_focus_from_somebody_who_types(staged: Staging) -> None:
     """With words in the composer the focus stays there, and Enter queues a message instead of allowing a tool."""
-    async with staged(tmp_path) as stage, stage.chat() as chat:
+    async with staged() as stage, stage.chat() as chat:
         await chat.say('Do [[sim ttft_ms=500 tool="Bash:touch yes.txt" tokens=2]]')
         await chat.page.keyboard.type("meanwhile")
         await chat.page.locator("#prompt").wait_for()
@@ -121,10 +120,10 @@ async def test_a_prompt_does_not_take_the_focus_from_somebody_who_types(tmp_path
         assert list(stage.broker.state.glob("sessions/*/work/yes.txt")) == []
 
 
-async def test_a_reply_is_read_out_in_sentences(tmp_path: Path) -> None:
+async def test_a_reply_is_read_out_in_sentences(staged: Staging) -> None:
     """The live region gets whole sentences, each once, and the end; never token by token."""
     sentences = [f"This is sentence number {n} of the reply, which is long enough." for n in range(6)]
-    async with staged(tmp_path) as stage, stage.chat() as chat:
+    async with staged() as stage, stage.chat() as chat:
         await chat.page.evaluate("""() => {
             window.heard = [];
             new MutationObserver(changes => changes.forEach(({addedNodes}) =>
@@ -140,9 +139,9 @@ async def test_a_reply_is_read_out_in_sentences(tmp_path: Path) -> None:
         assert await chat.page.locator("#announcer").get_attribute("aria-live") == "polite"
 
 
-async def test_a_phone_shows_everything_without_sideways_scrolling(tmp_path: Path) -> None:
+async def test_a_phone_shows_everything_without_sideways_scrolling(staged: Staging) -> None:
     """At 360 pixels nothing overflows but code in its own box, and every control is large enough for a finger."""
-    async with staged(tmp_path) as stage, stage.chat(**PHONE) as chat:
+    async with staged() as stage, stage.chat(**PHONE) as chat:
         assert await chat.page.evaluate(OVERFLOWS) == []
         await fill_with_everything(chat)
         assert await chat.page.evaluate(OVERFLOWS) == []
@@ -155,10 +154,10 @@ async def test_a_phone_shows_everything_without_sideways_scrolling(tmp_path: Pat
         await chat.page.get_by_role("button", name="Save").scroll_into_view_if_needed()
 
 
-async def test_dark_and_light_follow_the_system_and_can_be_read(tmp_path: Path) -> None:
+async def test_dark_and_light_follow_the_system_and_can_be_read(staged: Staging) -> None:
     """Either scheme has its own colours, and every text stands out from its ground by 4.5 to 1 at least."""
     grounds = {}
-    async with staged(tmp_path) as stage:
+    async with staged() as stage:
         for scheme in ("light", "dark"):
             async with stage.chat(color_scheme=scheme, reduced_motion="reduce") as chat:
                 await fill_with_everything(chat)
@@ -169,9 +168,9 @@ async def test_dark_and_light_follow_the_system_and_can_be_read(tmp_path: Path) 
     assert grounds == {"light": "rgb(252, 251, 248)", "dark": "rgb(24, 23, 21)"}
 
 
-async def test_reduced_motion_stills_the_page(tmp_path: Path) -> None:
+async def test_reduced_motion_stills_the_page(staged: Staging) -> None:
     """Who asks for less motion sees no animation while a reply is awaited; who does not sees one."""
-    async with staged(tmp_path) as stage:
+    async with staged() as stage:
         for wish, animations in (("reduce", "none"), ("no-preference", "breathe")):
             async with stage.chat(reduced_motion=wish) as chat:
                 await chat.say("Slow [[sim ttft_ms=3000 tokens=1]]")

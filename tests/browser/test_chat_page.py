@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import expect
 
-from tests.browser.stage import Stage, staged
+from tests.browser.stage import Stage, Staging
 from tests.kit.client import connected
 from tests.kit.ledger import said_to_cli, user_ids
 from tests.waiting import eventually
@@ -28,9 +28,9 @@ def made_by_tools(stage: Stage, name: str) -> list[Path]:
     return list(stage.broker.state.glob(f"sessions/*/work/{name}"))
 
 
-async def test_tokens_appear_one_after_another(tmp_path: Path) -> None:
+async def test_tokens_appear_one_after_another(staged: Staging) -> None:
     """The reply grows in many small steps while its turn runs, and then says how it was started and timed."""
-    async with staged(tmp_path) as stage, stage.chat() as chat:
+    async with staged() as stage, stage.chat() as chat:
         await chat.page.evaluate(RECORD_GROWTH)
         await chat.say("Count [[sim tokens=80 ttft_ms=50 itl_ms=10]]")
         turn = await chat.wait_turn("done", 0)
@@ -43,9 +43,9 @@ async def test_tokens_appear_one_after_another(tmp_path: Path) -> None:
         await expect(turn.locator(".meta")).to_contain_text("80 tokens")
 
 
-async def test_thoughts_are_shown_and_folded(tmp_path: Path) -> None:
+async def test_thoughts_are_shown_and_folded(staged: Staging) -> None:
     """Thinking is shown apart from the reply; once it is over it folds, and unfolds again on demand."""
-    async with staged(tmp_path) as stage, stage.chat() as chat:
+    async with staged() as stage, stage.chat() as chat:
         await chat.say("Hm [[sim thinking tokens=3]]")
         turn = await chat.wait_turn("done", 0)
         thoughts = turn.locator(".thinking > div")
@@ -55,9 +55,9 @@ async def test_thoughts_are_shown_and_folded(tmp_path: Path) -> None:
         assert await chat.words() == "hm0 hm1 hm2 "
 
 
-async def test_stop_ends_the_turn_and_the_next_one_works(tmp_path: Path) -> None:
+async def test_stop_ends_the_turn_and_the_next_one_works(staged: Staging) -> None:
     """Stop in mid-reply keeps what was said, says that it was stopped, and the conversation goes on."""
-    async with staged(tmp_path) as stage, stage.chat() as chat:
+    async with staged() as stage, stage.chat() as chat:
         await chat.say("Long [[sim tokens=5000 itl_ms=10]]")
         await chat.wait_words(10)
         await chat.page.click("#stop")
@@ -70,9 +70,9 @@ async def test_stop_ends_the_turn_and_the_next_one_works(tmp_path: Path) -> None
         assert await chat.words(1) == "next0 next1 next2 "
 
 
-async def test_a_permission_prompt_is_allowed_and_denied(tmp_path: Path) -> None:
+async def test_a_permission_prompt_is_allowed_and_denied(staged: Staging) -> None:
     """A tool waits for the user; allowed it runs and its result is shown, denied it does not run."""
-    async with staged(tmp_path) as stage, stage.chat() as chat:
+    async with staged() as stage, stage.chat() as chat:
         prompt = chat.page.locator("#prompt")
         await chat.say('Do [[sim tool="Bash:touch yes.txt && echo made" tokens=2]]')
         await prompt.wait_for()
@@ -95,10 +95,10 @@ async def test_a_permission_prompt_is_allowed_and_denied(tmp_path: Path) -> None
         assert made_by_tools(stage, "no.txt") == []
 
 
-async def test_a_prompt_that_somebody_else_settles_goes_away(tmp_path: Path) -> None:
+async def test_a_prompt_that_somebody_else_settles_goes_away(staged: Staging) -> None:
     """Another client's answer, and the broker's own when nobody answers in time, take the prompt off the page."""
     config = {"turn": {"permission_timeout_s": 2}}
-    async with staged(tmp_path, config) as stage, stage.chat() as chat:
+    async with staged(config) as stage, stage.chat() as chat:
         prompt = chat.page.locator("#prompt")
         session = (await chat.page.evaluate("JSON.parse(sessionStorage.getItem('broker.conversation'))"))["id"]
         async with connected(stage.broker.url, hello={"session": {"mode": "resume", "id": session}}) as other:
@@ -115,9 +115,9 @@ async def test_a_prompt_that_somebody_else_settles_goes_away(tmp_path: Path) -> 
         assert made_by_tools(stage, "no.txt") == []
 
 
-async def test_queued_messages_wait_and_can_be_withdrawn(tmp_path: Path) -> None:
+async def test_queued_messages_wait_and_can_be_withdrawn(staged: Staging) -> None:
     """While a turn runs further messages wait below it; a withdrawn one never reaches the CLI, the other one runs."""
-    async with staged(tmp_path) as stage, stage.chat() as chat:
+    async with staged() as stage, stage.chat() as chat:
         await chat.say("First [[sim tokens=5000 itl_ms=10]]")
         await chat.wait_words(3)
         await chat.say("Second [[sim tokens=2]]")
@@ -135,9 +135,9 @@ async def test_queued_messages_wait_and_can_be_withdrawn(tmp_path: Path) -> None
         assert len(user_ids(stage.broker.ledger_rows())) == 2
 
 
-async def test_failures_are_named(tmp_path: Path) -> None:
+async def test_failures_are_named(staged: Staging) -> None:
     """A refused message, a failing API and a process that dies show their codes, and the words can be used again."""
-    async with staged(tmp_path) as stage, stage.chat() as chat:
+    async with staged() as stage, stage.chat() as chat:
         await chat.say("/clear")
         refused = await chat.wait_turn("failed", 0)
         await expect(refused.locator(".problem code")).to_have_text("option_not_allowed")
@@ -159,11 +159,11 @@ async def test_failures_are_named(tmp_path: Path) -> None:
         assert await turn.locator(".start").text_content() == "restored"
 
 
-async def test_replies_are_text_and_never_markup(tmp_path: Path) -> None:
+async def test_replies_are_text_and_never_markup(staged: Staging) -> None:
     """Markdown becomes elements; HTML, in questions and in replies, stays the text that it is."""
     evil = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
     reply = f"# Title\n\nSome **bold** `code` {evil}\n\n- one\n- two\n\n```js\nlet x = '<b>';\n```"
-    async with staged(tmp_path) as stage, stage.chat() as chat:
+    async with staged() as stage, stage.chat() as chat:
         quoted = reply.replace("\\", "\\\\").replace('"', '\\"')
         await chat.say(f'{evil} [[sim text="{quoted}"]]')
         turn = await chat.wait_turn("done", 0)
@@ -177,10 +177,10 @@ async def test_replies_are_text_and_never_markup(tmp_path: Path) -> None:
         assert await chat.page.title() == "Session Broker"
 
 
-async def test_the_model_is_picked_before_and_during_a_conversation(tmp_path: Path) -> None:
+async def test_the_model_is_picked_before_and_during_a_conversation(staged: Staging) -> None:
     """The picker lists what the broker offers; a choice reaches a live process, and is bound to the next one."""
     config = {"models": ["sonnet", "opus", "haiku"]}
-    async with staged(tmp_path, config) as stage, stage.chat() as chat:
+    async with staged(config) as stage, stage.chat() as chat:
 
         def models() -> list[str]:
             requests = (message["request"] for _, message in said_to_cli(stage.broker.ledger_rows(), "control_request"))
@@ -199,9 +199,9 @@ async def test_the_model_is_picked_before_and_during_a_conversation(tmp_path: Pa
         await expect(chat.page.locator("#model")).to_have_value("opus")
 
 
-async def test_a_new_conversation_ends_the_old_one(tmp_path: Path) -> None:
+async def test_a_new_conversation_ends_the_old_one(staged: Staging) -> None:
     """The page is empty again, the old process is given back, and the new one remembers nothing."""
-    async with staged(tmp_path, {"pool": {"profiles": {"default": {"warm": 1}}}}) as stage, stage.chat() as chat:
+    async with staged({"pool": {"profiles": {"default": {"warm": 1}}}}) as stage, stage.chat() as chat:
         await chat.say("I am Ada")
         await chat.wait_turn("done", 0)
         await chat.page.click("#new")
@@ -213,7 +213,7 @@ async def test_a_new_conversation_ends_the_old_one(tmp_path: Path) -> None:
         await stage.broker.wait_pool(leased=1, stopping=0)
 
 
-async def test_a_page_of_a_foreign_origin_cannot_connect(tmp_path: Path) -> None:
+async def test_a_page_of_a_foreign_origin_cannot_connect(staged: Staging) -> None:
     """The same script is let in from the broker's own page and refused from a page of another port."""
     script = """url => new Promise(resolve => {
         const socket = new WebSocket(url, ['broker.v1']);
@@ -227,7 +227,7 @@ async def test_a_page_of_a_foreign_origin_cannot_connect(tmp_path: Path) -> None
         await writer.drain()
         writer.close()
 
-    async with staged(tmp_path) as stage, stage.chat() as chat:
+    async with staged() as stage, stage.chat() as chat:
         assert await chat.page.evaluate(script, stage.broker.url) == "open"
         async with await asyncio.start_server(serve, "127.0.0.1", 0) as foreign:
             await chat.page.goto(f"http://127.0.0.1:{foreign.sockets[0].getsockname()[1]}/")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import expect
 
-from tests.browser.stage import Chat, staged
+from tests.browser.stage import Chat, Staging
 from tests.kit.ledger import said_to_cli
 from tests.oracle import Oracle
 
@@ -32,12 +32,12 @@ async def fill(chat: Chat, **fields: str) -> None:
     await chat.page.get_by_role("button", name="Save").click()
 
 
-async def test_the_broker_asks_for_a_token_and_gets_it(tmp_path: Path, oracle: Oracle) -> None:
+async def test_the_broker_asks_for_a_token_and_gets_it(tmp_path: Path, staged: Staging, oracle: Oracle) -> None:
     """Without a token the page opens its settings, a wrong one is named, the right one connects, a reload keeps it."""
     token, file = make_token(tmp_path)
     oracle.canaries.add(token)
     config = {"auth": {"mode": "tokens", "file": file}, "pool": {"isolation": "none"}}
-    async with staged(tmp_path, config) as stage, stage.chat(is_connected=False) as chat:
+    async with staged(config) as stage, stage.chat(is_connected=False) as chat:
         await expect(chat.page.locator("#settings")).to_be_visible()
         await expect(chat.page.locator('[name="token"]')).to_be_focused()
         await fill(chat, token="not-a-token")
@@ -52,11 +52,11 @@ async def test_the_broker_asks_for_a_token_and_gets_it(tmp_path: Path, oracle: O
         await chat.wait_turn("done", 0)
 
 
-async def test_secrets_stay_in_this_tab(tmp_path: Path, oracle: Oracle) -> None:
+async def test_secrets_stay_in_this_tab(staged: Staging, oracle: Oracle) -> None:
     """What is entered is in the tab's session storage and nowhere else: no local storage, no cookie, no address."""
     secret = "canary-credential-6f1d"
     oracle.canaries.add(secret)
-    async with staged(tmp_path) as stage, stage.chat() as chat:
+    async with staged() as stage, stage.chat() as chat:
         requests: list[str] = []
         chat.page.on("request", lambda request: requests.append(request.url))
         chat.page.on("websocket", lambda socket: requests.append(socket.url))
@@ -75,10 +75,10 @@ async def test_secrets_stay_in_this_tab(tmp_path: Path, oracle: Oracle) -> None:
         assert any("You are terse." in line for line in sent)
 
 
-async def test_a_system_prompt_waits_for_a_new_conversation(tmp_path: Path) -> None:
+async def test_a_system_prompt_waits_for_a_new_conversation(staged: Staging) -> None:
     """In mid-conversation a changed system prompt is kept for the next one, and the page says so."""
 
-    async with staged(tmp_path) as stage, stage.chat() as chat:
+    async with staged() as stage, stage.chat() as chat:
 
         def prompts() -> list[object]:
             requests = (message["request"] for _, message in said_to_cli(stage.broker.ledger_rows(), "control_request"))
@@ -96,9 +96,9 @@ async def test_a_system_prompt_waits_for_a_new_conversation(tmp_path: Path) -> N
         assert prompts() == [None, ["You are a pirate."]]
 
 
-async def test_a_changed_credential_is_told_before_the_next_turn(tmp_path: Path) -> None:
+async def test_a_changed_credential_is_told_before_the_next_turn(staged: Staging) -> None:
     """Saving another credential keeps the conversation and hands the new one to its process."""
-    async with staged(tmp_path) as stage, stage.chat() as chat:
+    async with staged() as stage, stage.chat() as chat:
         await chat.say("I am Ada")
         await chat.wait_turn("done", 0)
         await chat.page.click("#open-settings")
@@ -111,9 +111,9 @@ async def test_a_changed_credential_is_told_before_the_next_turn(tmp_path: Path)
         assert sum("dummy-token-2" in line for line in sent) == 1
 
 
-async def test_a_refused_setting_is_named(tmp_path: Path) -> None:
+async def test_a_refused_setting_is_named(staged: Staging) -> None:
     """A credential that cannot be one is refused by the page, a model that does not exist by the process."""
-    async with staged(tmp_path, {"models": ["sonnet", "claude-unknown-1"]}) as stage, stage.chat() as chat:
+    async with staged({"models": ["sonnet", "claude-unknown-1"]}) as stage, stage.chat() as chat:
         await chat.page.click("#open-settings")
         await fill(chat, credential="two words")
         await expect(chat.page.locator("#settings")).to_be_visible()
