@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
-from bench import binding, cold_vs_warm, crowd, namespace, run
+from bench import binding, cold_vs_warm, crowd, idle, namespace, run
 from bench.bounds import Bound
 from bench.children import ChildFailed
 from bench.direct import DirectFailed
@@ -45,7 +45,7 @@ class Command(Protocol):
         """Measure."""
 
 
-COMMANDS: Final[tuple[Command, ...]] = (cold_vs_warm, run, binding, crowd)
+COMMANDS: Final[tuple[Command, ...]] = (cold_vs_warm, run, binding, crowd, idle)
 
 
 def parser() -> argparse.ArgumentParser:

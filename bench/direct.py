@@ -36,7 +36,7 @@ class DirectFailed(Exception):
 def cold(cli: Cli, options: Mapping[str, Any], text: str, env: Mapping[str, str]) -> float:
     """Seconds from before the spawn to the first delta, everything written at once.  Raises ``DirectFailed``."""
     started_at = now()
-    with _process(cli, options["model"], env) as process:
+    with started(cli, options["model"], env) as process:
         process.write(_bind(options) + _user(text))
         return process.wait(DELTA) - started_at
 
@@ -44,21 +44,20 @@ def cold(cli: Cli, options: Mapping[str, Any], text: str, env: Mapping[str, str]
 def warm(cli: Cli, options: Mapping[str, Any], text: str, env: Mapping[str, str]) -> tuple[float, float]:
     """A CLI that was started and left alone: seconds from the bind's first byte to its last answer, and to the first
     delta of a message that is written after that answer, as the broker does.  Raises ``DirectFailed``."""
-    with _process(cli, options["model"], env) as process:
-        process.write(request_line("ready", {"subtype": "get_binary_version"}))
-        process.wait(b'"ready"')
+    with started(cli, options["model"], env) as process:
+        process.wait_ready()
         time.sleep(SETTLE_S)
         began_at = now()
-        process.write(_bind(options))
-        bound_at = max(process.wait(b'"bind-1"'), process.wait(b'"bind-2"'))
-        process.write(_user(text))
+        bound_at = process.bind(options)
+        process.say(text)
         return bound_at - began_at, process.wait(DELTA) - began_at
 
 
-class _Process:
-    """A CLI on pipes, read with deadlines."""
+class Process:
+    """A CLI on pipes, read with deadlines.  Made by ``started``."""
 
     def __init__(self, popen: "subprocess.Popen[bytes]") -> None:
+        self.pid = popen.pid
         self._popen = popen
         self._seen = b""
         self._read_at = 0.0
@@ -67,6 +66,20 @@ class _Process:
         """All of ``data``; it is small beside the pipe."""
         assert self._popen.stdin is not None
         self._popen.stdin.write(data)
+
+    def wait_ready(self) -> None:
+        """Until it answers, as a spare of a pool has.  Raises ``DirectFailed``."""
+        self.write(request_line("ready", {"subtype": "get_binary_version"}))
+        self.wait(b'"ready"')
+
+    def bind(self, options: Mapping[str, Any]) -> float:
+        """Bind it as the broker would; the moment of its last answer.  Raises ``DirectFailed``."""
+        self.write(_bind(options))
+        return max(self.wait(b'"bind-1"'), self.wait(b'"bind-2"'))
+
+    def say(self, text: str) -> None:
+        """Write a user message."""
+        self.write(_user(text))
 
     def wait(self, mark: bytes) -> float:
         """The moment of the read that brought ``mark``.  Raises ``DirectFailed``."""
@@ -87,7 +100,8 @@ class _Process:
 
 
 @contextmanager
-def _process(cli: Cli, model: str, env: Mapping[str, str]) -> Iterator[_Process]:
+def started(cli: Cli, model: str, env: Mapping[str, str]) -> Iterator[Process]:
+    """A CLI that is on its way up; it is ended with the block."""
     with TemporaryDirectory(prefix="bench-direct-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
         argv = [*cli.command, *BASELINE, *LaunchProfile(model).flags(""), f"--session-id={uuid.uuid4()}"]
@@ -96,7 +110,7 @@ def _process(cli: Cli, model: str, env: Mapping[str, str]) -> Iterator[_Process]
             env=environment(home, cli) | dict(env), start_new_session=True, bufsize=0,
         )  # fmt: skip
         try:
-            yield _Process(popen)
+            yield Process(popen)
         finally:
             _stop(popen)
 
