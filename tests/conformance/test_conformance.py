@@ -14,7 +14,7 @@ from tests.conformance.differences import FOLLOWS_NEWER, OPTIONAL, RACING
 from tests.conformance.driver import Frame
 from tests.conformance.recording import SIMULATOR, Recordings, Run, Spoken
 from tests.conformance.shapes import HOOK_INPUT
-from tests.conformance.situations import SITUATIONS
+from tests.conformance.situations import SITUATIONS, situations_binding, situations_ends, situations_turns
 from tests.conformance.stage import BAD_TOKEN, TOKEN
 from tests.real_cli import VERSIONS
 
@@ -22,6 +22,12 @@ from tests.real_cli import VERSIONS
 pytestmark = [pytest.mark.real_cli, pytest.mark.slow, pytest.mark.timeout(600)]
 OLDER, NEWER = VERSIONS
 REAL: Final = VERSIONS
+QUICK: Final = [module.__name__ for module in (situations_binding, situations_ends, situations_turns)]
+NAMES: Final = [
+    name if play.__module__ in QUICK else pytest.param(name, marks=pytest.mark.full)
+    for name, play in SITUATIONS.items()
+]
+"""Bindings, turns and their ends always, the rest with ``make test-full``."""
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +46,14 @@ def words(recordings: Recordings, situation: str) -> list[tuple[Words, Words, Wo
     return [(Words(ours), Words(older), Words(newer)) for ours, older, newer in spoken]
 
 
-@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize("situation", NAMES)
 def test_the_simulator_speaks_as_the_real_cli_does(recordings: Recordings, known: Pool, situation: str) -> None:
     """In every situation the simulator sends the same frames, keys and values in the same order, and ends alike."""
     wrong = compare_runs(*runs(recordings, situation), known)
     assert not wrong, "\n".join([situation, *wrong])
 
 
-@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize("situation", NAMES)
 def test_no_frame_of_the_simulator_can_be_missing(recordings: Recordings, known: Pool, situation: str) -> None:
     """Leaving out any one frame that the simulator sent, or all frames of one kind, makes the comparison complain."""
     for ours, older, newer in words(recordings, situation):
@@ -60,6 +66,7 @@ def test_no_frame_of_the_simulator_can_be_missing(recordings: Recordings, known:
             assert compare(ours.without(indices), older, newer, known), f"nobody misses {kind}"
 
 
+@pytest.mark.full
 def test_no_required_key_of_the_simulator_can_be_missing(recordings: Recordings, known: Pool) -> None:
     """Leaving out any one key that both real versions always send makes the comparison complain."""
     tried: set[tuple[str, str]] = set()
@@ -85,6 +92,7 @@ def test_a_frame_or_key_that_was_never_sent_is_noticed(recordings: Recordings, k
         assert compare(Words(Spoken(frames, ours.code)), older, newer, known), change
 
 
+@pytest.mark.full
 def test_the_differences_of_the_two_versions_are_known(recordings: Recordings) -> None:
     """What the two real versions do differently is exactly what the list says, so the list explains all of it."""
     found: dict[str, str] = {}
@@ -94,6 +102,7 @@ def test_the_differences_of_the_two_versions_are_known(recordings: Recordings) -
     assert found.keys() == FOLLOWS_NEWER.keys()
 
 
+@pytest.mark.full
 def test_every_excuse_is_needed(recordings: Recordings) -> None:
     """A kind of frame stands on a list of excuses only while the newer version sends it."""
     sent = {kind for name in SITUATIONS for _, _, newer in words(recordings, name) for kind in newer.by_kind}

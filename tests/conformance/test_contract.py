@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tests.real_cli
@@ -38,6 +38,7 @@ from tests.conformance.driver import Frame
 from tests.conformance.recording import Recordings, Run, Spoken, record
 from tests.conformance.situations import SITUATIONS
 from tests.real_cli import VERSIONS
+from tests.soak import size
 
 PINS: Final = Path(tests.real_cli.__file__).parent
 ADVICE: Final = "if this is how it shall be: run `make real-cli-contract` and read the difference (CONTRIBUTING.md)"
@@ -232,6 +233,7 @@ FRAMES = st.dictionaries(
 RECORDINGS = st.lists(st.lists(FRAMES, max_size=4).map(lambda frames: seen(*frames)), min_size=1, max_size=4)
 
 
+@settings(max_examples=size(40, 400))
 @given(RECORDINGS)
 def test_a_contract_is_kept_by_every_recording_that_it_was_made_of(recordings_: list[Contract]) -> None:
     """Whatever was recorded, each recording keeps the contract of all, and the file says the whole of it."""
@@ -241,6 +243,7 @@ def test_a_contract_is_kept_by_every_recording_that_it_was_made_of(recordings_: 
         assert list(differences(known, one)) == []
 
 
+@settings(max_examples=size(40, 400))
 @given(RECORDINGS, RECORDINGS)
 def test_writing_again_settles(first: list[Contract], second: list[Contract]) -> None:
     """Once all that varies was seen, recordings that break nothing give the same bytes: the file changes no more."""
@@ -268,6 +271,7 @@ def listed(broken: set[Difference]) -> str:
 
 @pytest.mark.real_cli
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(600)  # it may have to wait for the whole recording, and to make another one
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_real_cli_keeps_its_contract(recordings: Recordings, version: str) -> None:

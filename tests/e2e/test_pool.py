@@ -15,8 +15,9 @@ from tests.kit.broker import Broker, running_broker
 from tests.kit.client import Client, Frame, connected
 from tests.kit.ledger import Cli, cli, said_to_cli
 from tests.processes import read_process
+from tests.soak import size
 
-TENANTS = 200
+TENANTS = size(60, 200)
 POOL = 4
 AT_ONCE = 8
 
@@ -159,7 +160,7 @@ def tokens_file(folder: Path, tenants: list[str]) -> Path:
 
 @pytest.mark.slow
 async def test_a_used_process_is_never_leased_again(tmp_path: Path) -> None:
-    """200 tenants through a pool of 4: no two share a process, by pid and start time, or a directory, by inode."""
+    """Many tenants through a pool of 4: no two share a process, by pid and start time, or a directory, by inode."""
     tenants = [f"tenant-{number}" for number in range(TENANTS)]
     config = pool(warm=POOL, max_processes=POOL, isolation="none", spawn_concurrency=POOL)
     config |= {"auth": {"mode": "tokens", "file": str(tokens_file(tmp_path, tenants))}}

@@ -75,6 +75,7 @@ async def test_a_refused_model_fails_the_bind(token: str, model: str, tmp_path: 
             await broker.wait_spares(2)
 
 
+@pytest.mark.full
 async def test_an_old_cli_fails_an_unknown_model_in_its_turn(tmp_path: Path) -> None:
     """2.1.197 takes any model name: the turn then ends with a typed error."""
     with MessagesApi() as api:

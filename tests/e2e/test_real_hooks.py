@@ -58,6 +58,7 @@ async def test_on_the_real_cli(scene: scenes.Scene, shared: Broker) -> None:
     await scene(shared, options("good"))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("version", EITHER)
 async def test_messages_wait_for_the_clients_initialize(version: str, folder: Path) -> None:
     """What is sent before it is held; the prompt that it brings is in the first request."""

@@ -99,6 +99,7 @@ async def test_a_program_is_started_only_where_the_policy_lets_it(version: str, 
             assert await scenes.status(client) in ({"acme": "connected"}, {"acme": "failed"})
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("version", EITHER)
 async def test_the_operators_server_is_there_for_everybody(version: str, folder: Path) -> None:
     """No tenant asked for it, none can take it away, switch it off or put its own in its place."""
@@ -117,6 +118,7 @@ async def test_the_operators_server_is_there_for_everybody(version: str, folder:
                 assert await scenes.status(client) == {"acme": "connected"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("version", EITHER)
 async def test_a_question_of_a_server_reaches_the_user(version: str, folder: Path) -> None:
     """An elicitation is shown to everybody, answered once, and its answer reaches the server."""

@@ -234,6 +234,7 @@ async def test_two_branches_diverge_and_the_parent_is_untouched(version: str, tm
                 assert "only-b" not in last_request(api)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("version", EITHER)
 async def test_a_fork_of_a_running_turn(version: str, tmp_path: Path) -> None:
     """The branch begins with what was said and runs nothing by itself; the parent's turn ends as if nothing was."""
@@ -254,6 +255,7 @@ async def test_a_fork_of_a_running_turn(version: str, tmp_path: Path) -> None:
                 assert (await parent.terminal("m-1", 60))["is_error"] is False
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("version", EITHER)
 async def test_a_fork_of_a_hibernated_parent_counts_its_own_costs(version: str, tmp_path: Path) -> None:
     """A parent that was stopped has its costs in its transcript; the branch's first turn costs what that turn costs."""
@@ -329,6 +331,7 @@ async def test_the_history_is_what_was_said(version: str, tmp_path: Path) -> Non
                 assert broker.pool()["leased"] == 0
 
 
+@pytest.mark.full
 async def test_after_clear_only_the_new_conversation_is_shown(tmp_path: Path) -> None:
     """/clear, where a policy lets it through, begins another conversation of the CLI: the old words are not shown."""
     with MessagesApi() as api:
@@ -340,6 +343,7 @@ async def test_after_clear_only_the_new_conversation_is_shown(tmp_path: Path) ->
                 assert words((await history(client))["frames"]) == [("user", "new word"), ("assistant", answer)]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("version", EITHER)
 async def test_a_deleted_conversation_leaves_nothing(version: str, tmp_path: Path) -> None:
     """In a running turn with a tool at work: closed with 4507, and no file, no process and no record is left."""

@@ -106,6 +106,7 @@ def _argv(broker: Broker) -> list[str]:
     return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("version", EITHER)
 async def test_the_fallback_model_answers(version: str, tmp_path: Path) -> None:
     """An overloaded model is asked three times, a broken one once; then the same request goes to the other model."""
@@ -199,6 +200,7 @@ SOURCES = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("version", EITHER)
 async def test_setting_sources(version: str, tmp_path: Path) -> None:
     """Without the option nothing is read; with it, what it names, and it still is after a restart."""
@@ -221,6 +223,7 @@ async def test_setting_sources(version: str, tmp_path: Path) -> None:
                 assert read == set(sources or [])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("version", EITHER)
 async def test_files_that_are_read_set_no_mode(version: str, tmp_path: Path) -> None:
     """A permission mode that the agent has written into its settings does not count, where it is forbidden or not."""
@@ -266,6 +269,7 @@ def _cli_pid(broker: Broker, client: Client) -> int:
     return pid
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("version", EITHER)
 async def test_hook_events_are_told_when_asked_for(version: str, tmp_path: Path) -> None:
     """``verbose`` brings hook_started and hook_response of a user's hook; ``ide`` is taken and changes nothing here."""

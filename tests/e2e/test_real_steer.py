@@ -70,6 +70,7 @@ async def test_a_steered_message_is_folded_or_run(version: str, tmp_path: Path) 
         assert total["cost_usd"] == pytest.approx(sum(cost or 0 for cost in costs), abs=1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("version", EITHER)
 async def test_what_waits_runs_after_an_interrupt_or_is_withdrawn(version: str, tmp_path: Path) -> None:
     """In text and in a tool: the turn stops and the steered message runs; with ``cancel_queued`` the CLI forgets it."""
@@ -111,6 +112,7 @@ async def test_a_prompt_is_answered_before_the_message_is_folded(version: str, t
             assert not result["message"]["content"][0].get("is_error")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("version", EITHER)
 async def test_a_kill_ends_what_was_steered(version: str, tmp_path: Path) -> None:
     """Folded: it counts.  Waiting in the CLI: unknown.  The conversation goes on with the next process."""
