@@ -65,3 +65,55 @@ async def test_a_killed_cli_costs_one_turn_at_most(version: str, moment: str, tm
                 assert restored[0]["reason"] == "resumed"
                 assert "remember-me" in str(posts(api)[-1]["messages"])
             await broker.wait_spares(2)
+
+
+@pytest.mark.parametrize("version", EITHER)
+async def test_a_kill_in_the_middle_of_a_tool(version: str, tmp_path: Path) -> None:
+    """The turn fails once, what the tool had started is gone, and the conversation goes on with its context."""
+    with MessagesApi() as api:
+        async with real_broker(tmp_path, version, api) as broker:
+            hello = {"options": options("t", allowed_tools=["Bash"])}
+            async with connected(broker.url, hello=hello) as client:
+                await client.turn("remember-me", within_s=60)
+                await client.say('doomed [[sim tool="Bash:touch began && sleep 300"]]', "m-doomed")
+                await eventually(lambda: list(broker.state.glob("sessions/*/work/began")), 60)
+                sleeper = [process for process in broker.descendants() if _command(process.pid)[:1] == ["sleep"]]
+                os.kill(cli_pid(broker, client), signal.SIGKILL)
+                end = await client.terminal("m-doomed")
+                assert (end["reason"], end["applied"], end["retryable"]) == ("cli_exited", "yes", False)
+                assert sleeper
+                await eventually(lambda: not any(read_process(process.pid) for process in sleeper))
+                asked = len(posts(api))
+                after = await client.turn("and now", "m-after", within_s=60)
+                assert not after["is_error"], after
+                assert len(posts(api)) == asked + 1, "the tool's turn was not run again"
+                assert "remember-me" in str(posts(api)[-1]["messages"])
+                restored = [f for f in client.frames if f["type"] == "broker.state" and f.get("state") == "restored"]
+                assert [frame["reason"] for frame in restored] == ["resumed"]
+
+
+@pytest.mark.parametrize("version", EITHER)
+async def test_a_transcript_that_cannot_be_resumed_is_told(version: str, tmp_path: Path) -> None:
+    """Gone from the disk while it slept: ``resume_lost``, and the conversation starts clean under the same id."""
+    with MessagesApi() as api:
+        async with real_broker(tmp_path, version, api, {"session": {"detach_timeout_s": 0}}) as broker:
+            place = {"session": {"id": "kept"}, "options": options("t")}
+            async with connected(broker.url, hello=place) as client:
+                await client.turn("forget-me", within_s=60)
+                own = client.welcome["cli"]["session_id"]
+            await broker.wait_pool(60, leased=0, stopping=0)
+            for transcript in broker.state.glob(f"sessions/*/home/.claude/projects/*/{own}.jsonl"):
+                transcript.unlink()
+            async with connected(broker.url, hello={**place, "session": {"mode": "resume", "id": "kept"}}) as client:
+                after = await client.turn("and now", "m-after", within_s=60)
+                assert not after["is_error"], after
+                restored = [f for f in client.frames if f["type"] == "broker.state" and f.get("state") == "restored"]
+                assert [frame["reason"] for frame in restored] == ["resume_lost"]
+                assert "forget-me" not in str(posts(api)[-1]["messages"])
+
+
+def _command(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return []
