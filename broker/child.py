@@ -111,21 +111,26 @@ class Child:
     async def take_down(self, grace: Stop) -> None:
         """End the process and its tree, and wipe a directory that became nobody's.
 
-        Bounded by the stop ladder; the caller shields it from cancellation.
+        Bounded by the stop ladder; the caller shields it from cancellation.  What cancels it all the same has the
+        process killed at once: the loop reaps it and its pipes, the sweep at the broker's end finds the rest.
         """
         process = self.process
         if process is not None:
-            async with anyio.create_task_group() as group:
-                if not process.exited.is_set():
-                    group.start_soon(process.supervise)
-                await process.stop(grace.eof_grace_s, grace.term_grace_s)
-                await process.exited.wait()
+            try:
+                async with anyio.create_task_group() as group:
+                    if not process.exited.is_set():
+                        group.start_soon(process.supervise)
+                    await process.stop(grace.eof_grace_s, grace.term_grace_s)
+                    await process.exited.wait()
+            finally:
+                process.kill()
         if self._debug_log is not None:
             await self._debug_log.tell(self._audience())
             self._debug_log.close()
 
     async def wipe(self) -> None:
-        """Remove the directory unless it belongs to a conversation; in a thread."""
+        """Remove the directory unless it belongs to a conversation; in a thread.  A cancel that no shield holds back
+        leaves it to the sweep at the broker's end."""
         if self.launch is not None and not self.launch.directory.is_kept:
             await anyio.to_thread.run_sync(self.launch.directory.wipe)
 

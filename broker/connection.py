@@ -272,7 +272,7 @@ class Connection:
         """One page at a time, and the next one only once this one has gone out: no client makes them pile up."""
         await self._wait_for_room(1)
         found = await read_page(
-            entry.scans, lambda: entry.tenure.transcript, frame.before, frame.limit, settles_until=entry.settles_until
+            entry.scans, lambda: entry.transcript, frame.before, frame.limit, settles_until=entry.settles_until
         )
         if not found.found:
             raise ClientError(ErrorCode.UNKNOWN_MESSAGE, "before: no frame of this conversation", ref=frame.before)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from broker.record import Record, encode, kept
 from broker.session import Session
+from broker.session_directory import Transcript
 from broker.stores import Key
 from broker.tenure import Tenure
 from broker.transcript import SETTLE_S, Scans
@@ -36,6 +37,11 @@ class Entry:
     def cli_session_id(self) -> str:
         """By which the CLI knows it; empty before its first process."""
         return self.session.cli_session_id
+
+    @property
+    def transcript(self) -> Transcript | None:
+        """The CLI's file of the conversation, None while there is none.  Blocks for a look at a folder."""
+        return self.tenure.succession.transcript(self.session.cli_session_id)
 
     def touch(self) -> None:
         """A controller came, spoke or left."""
@@ -65,16 +71,16 @@ class Entry:
 
     def keep(self) -> None:
         """Note what the conversation is now, for another run of the broker; from its first message on."""
-        session, tenure = self.session, self.tenure
-        if tenure.again is None or tenure.is_deleted or not session.journal.is_used:
+        session, tenure, again = self.session, self.tenure, self.tenure.succession.again
+        if again is None or tenure.is_deleted or not session.journal.is_used:
             return
         turns = session.turns
         found = Record(
-            directory=tenure.again.directory.root.name,
-            cli_session_id=session.cli_session_id or tenure.again.session_id,
+            directory=again.directory.root.name,
+            cli_session_id=session.cli_session_id or again.session_id,
             created_at=round(self.created_at, 3),
             last_active=round(self.last_active + EPOCH_S, 3),
-            fork_of=tenure.again.fork_of,
+            fork_of=again.fork_of,
             mark=turns.mark,
             has_written=turns.has_written,
             total=turns.usage.total,

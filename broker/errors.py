@@ -33,6 +33,13 @@ class BrokerError(Exception):
         self.close = close
         self.retry_after_ms = retry_after_ms
 
+    @classmethod
+    def unavailable(cls, message: str, retry_after_s: float) -> "BrokerError":
+        """There is no process to be had; ``retry_after_s`` is a hint."""
+        retry_after_ms = max(100, round(retry_after_s * 1000))
+        unavailable = ErrorCode.POOL_UNAVAILABLE, message
+        return cls(*unavailable, close=CloseCode.POOL_UNAVAILABLE, retry_after_ms=retry_after_ms)
+
 
 class ProcessError(Exception):
     """A child process failed: it could not start, exited, broke its protocol, or missed a deadline.
@@ -48,6 +55,10 @@ class ProcessError(Exception):
 
 class ResumeRefused(ProcessError):
     """The CLI ended by itself when it was asked to resume a conversation: its transcript cannot be read."""
+
+
+class SpareLost(ProcessError):
+    """A process that no conversation had used died while it was bound: another one may do."""
 
 
 class ConfigError(Exception):

@@ -32,6 +32,7 @@ from broker.session_directory import SessionDirectory
 from broker.settings import Settings
 from broker.slot import Slot, SlotState, Waiter
 from broker.slots import Bounds, PoolFull, Slots, Target
+from broker.spares import unfit
 from broker.unknown_profiles import UnknownProfiles
 from broker.waiting_room import WaitingRoom, Wish
 from protocol.codes import CloseCode, ErrorCode, FailureReason, MissReason
@@ -141,10 +142,7 @@ class Pool:
                 child.process.kill()
 
     def reconsider(self) -> None:
-        """The settings have changed."""
-        self._wake()
-
-    def _wake(self) -> None:
+        """Something has changed, the settings for example: look again."""
         self._changed.set()
 
     def _carry_out(self, group: anyio.abc.TaskGroup) -> None:
@@ -166,18 +164,20 @@ class Pool:
         wish = self._room.wish(slot.reserved_for)
         return Child(wish.choice.profile, wish.again)
 
-    def _recycle(self) -> None:
-        """Retire spares that are too old or too large; a replacement is started by the next plan."""
+    def _recycle(self, *, only_dead: bool = False) -> None:
+        """Retire spares that are not fit to be handed out; a replacement is started by the next plan."""
         now = time.monotonic()
         for slot in self._slots:
             if slot.state is not SlotState.WARM:
                 continue
-            profile, process = self.profiles[slot.profile], self._children[slot.id].process
-            is_old = now - slot.born_at > profile.max_age_s
-            if is_old or (process is not None and process.resident_bytes > profile.max_rss_mb * 2**20):
-                log.info("pool.recycled", slot=slot.id, reason="age" if is_old else "rss")
+            child = self._children[slot.id]
+            assert child.process is not None
+            if child.process.is_dead:
+                self._on_exit(slot, child)
+            elif not only_dead and (reason := unfit(child.process, now - slot.born_at, self.profiles[slot.profile])):
+                log.info("pool.recycled", slot=slot.id, reason=reason)
                 self._slots.stop(slot)
-                self._children[slot.id].scope.cancel()
+                child.scope.cancel()
 
     def _publish(self) -> None:
         for profile in (*self.profiles, OTHER):
@@ -242,7 +242,7 @@ class Pool:
         waiter = self._slots.ready(slot, time.monotonic())
         if waiter is not None:
             self._room.settle(waiter)
-        self._wake()
+        self.reconsider()
 
     def _on_exit(self, slot: Slot, child: Child) -> None:
         assert child.process is not None
@@ -253,7 +253,15 @@ class Pool:
             child.lease.on_exit()
 
     async def _take_down(self, slot: Slot, child: Child) -> None:
-        await child.take_down(self._stop_config)
+        if slot.state is SlotState.WARM:  # its supervision has ended, whatever ended it: nobody gets it any more
+            self._slots.stop(slot)
+        try:
+            await child.take_down(self._stop_config)
+        finally:  # whatever fails or is cancelled here: the ledger counts no process that nobody looks after
+            self._book_out(slot, child)
+            await child.wipe()
+
+    def _book_out(self, slot: Slot, child: Child) -> None:
         if child.process is not None:
             log.info("process.gone", slot=slot.id, pid=child.process.pid, returncode=child.process.returncode)
         own = slot.reserved_for
@@ -264,8 +272,7 @@ class Pool:
         if own is not None:
             self._room.settle(own)
         del self._children[slot.id]
-        await child.wipe()
-        self._wake()
+        self.reconsider()
 
     def _refuse_if_broken(self, profile: str) -> None:
         if self._slots.breaker_retry_s(profile, time.monotonic()) is not None:
@@ -312,7 +319,7 @@ class Pool:
         self._pacing.leased(time.monotonic())
         lease = self._children[slot.id].make_lease(choice.pool, slot.start, slot.miss_reason)
         self._metrics.acquired(choice.pool, slot.start.value, time.monotonic() - asked)
-        self._wake()
+        self.reconsider()
         try:
             yield lease
         finally:
@@ -320,7 +327,7 @@ class Pool:
                 self._slots.stop(slot)
             if slot.id in self._children:
                 self._children[slot.id].scope.cancel()
-            self._wake()
+            self.reconsider()
 
     async def _acquire(
         self, choice: Choice, tenant: str, limits: Limits, again: Again | None, on_position: Callable[[int], None]
@@ -329,6 +336,7 @@ class Pool:
         miss = None if choice.is_configured or again is not None else MissReason.NO_PROFILE
         if miss is not None:
             self._meet(choice, asked)
+        self._recycle(only_dead=True)
         try:
             waiter = self._slots.acquire(choice.pool, tenant, asked, limits, own_start=bool(again or miss), miss=miss)
         except QuotaExceeded as full:
@@ -337,18 +345,18 @@ class Pool:
             raise
         except PoolFull as full:
             self._metrics.acquired(choice.pool, "rejected", 0.0)
-            raise _unavailable(full.message, full.retry_after_s) from full
+            raise BrokerError.unavailable(full.message, full.retry_after_s) from full
         if waiter.slot is not None:
             return waiter
         try:
             wish = Wish(choice, again, on_position)
-            was_settled = await self._room.wait(waiter, wish, self._config.queue_timeout_s, self._wake)
+            was_settled = await self._room.wait(waiter, wish, self._config.queue_timeout_s, self.reconsider)
         except anyio.get_cancelled_exc_class():
             self._give_back(waiter)
             raise
         finally:
             self._slots.withdraw(waiter)
-            self._wake()  # whoever waits behind moves on
+            self.reconsider()  # whoever waits behind moves on
         if waiter.is_served:
             return waiter
         if waiter.is_failed:
@@ -356,7 +364,7 @@ class Pool:
         waited = time.monotonic() - asked
         if was_settled:
             self._metrics.acquired(choice.pool, "rejected", waited)
-            raise _unavailable("processes keep failing to start", 5.0)
+            raise BrokerError.unavailable("processes keep failing to start", 5.0)
         self._metrics.acquired(choice.pool, "timeout", waited)
         message = f"no process within pool.queue_timeout_s = {self._config.queue_timeout_s:g}"
         raise BrokerError(ErrorCode.POOL_UNAVAILABLE, message, close=CloseCode.QUEUE_TIMEOUT, retry_after_ms=5000)
@@ -381,18 +389,9 @@ class Pool:
         if waiter.slot is not None:
             self._slots.stop(waiter.slot)
             self._children[waiter.slot.id].scope.cancel()
-            self._wake()
+            self.reconsider()
 
     def first_token_awaited(self, change: int) -> None:
         """Sessions tell +1 when a turn is written, -1 at its first token or end; spares are not started meanwhile."""
         if self._pacing.first_token_awaited(change):
-            self._wake()
-
-
-def _unavailable(message: str, retry_after_s: float) -> BrokerError:
-    return BrokerError(
-        ErrorCode.POOL_UNAVAILABLE,
-        message,
-        close=CloseCode.POOL_UNAVAILABLE,
-        retry_after_ms=max(100, round(retry_after_s * 1000)),
-    )
+            self.reconsider()

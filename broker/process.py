@@ -13,6 +13,7 @@ import subprocess
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import anyio
 import structlog
@@ -84,6 +85,8 @@ class Process:
         self._pidfd = os.pidfd_open(popen.pid)
         self._stdin: asyncio.WriteTransport | None = None
         self._readers: list[asyncio.ReadTransport] = []
+        self._unattached: list[IO[bytes]] = []
+        """Pipes that no transport closes: only while ``start`` has not got so far."""
 
     @classmethod
     async def start(cls, launch: Launch) -> "Process":
@@ -120,6 +123,7 @@ class Process:
         except BaseException:
             process._kill_group()
             process._reap()
+            process._close_pipes()
             os.close(process._pidfd)
             raise
         return process
@@ -127,14 +131,12 @@ class Process:
     async def _attach(self) -> None:
         loop = asyncio.get_running_loop()
         popen = self._popen
-        assert popen.stdin is not None
-        assert popen.stdout is not None
-        assert popen.stderr is not None
-        stdin, _ = await loop.connect_write_pipe(asyncio.Protocol, popen.stdin)
-        self._stdin = stdin
-        stdout, _ = await loop.connect_read_pipe(lambda: _Stdout(self), popen.stdout)
-        stderr, _ = await loop.connect_read_pipe(lambda: _Stderr(self._stderr), popen.stderr)
-        self._readers = [stdout, stderr]
+        self._unattached = [pipe for pipe in (popen.stderr, popen.stdout, popen.stdin) if pipe is not None]
+        self._stdin, _ = await loop.connect_write_pipe(asyncio.Protocol, self._unattached.pop())
+        stdout, _ = await loop.connect_read_pipe(lambda: _Stdout(self), self._unattached.pop())
+        self._readers.append(stdout)
+        stderr, _ = await loop.connect_read_pipe(lambda: _Stderr(self._stderr), self._unattached.pop())
+        self._readers.append(stderr)
         loop.add_reader(self._pidfd, self._on_death)
 
     # -- talking --
@@ -195,6 +197,8 @@ class Process:
             transport.close()
         if self._stdin is not None and not self._stdin.is_closing():
             self._stdin.abort()
+        for pipe in self._unattached:
+            pipe.close()
 
     async def stop(self, eof_grace_s: float, term_grace_s: float) -> None:
         """The stop ladder: stdin EOF, SIGTERM to the group, SIGKILL to the tree; returns when the process is dead.

@@ -205,7 +205,7 @@ class Registry:
             base = await self._branch(parent)
         except BrokerError as error:
             failure = error
-        directory = parent.tenure.directory
+        directory = parent.tenure.succession.directory
         is_wiped = directory is not None and not directory.is_kept
         if is_wiped or self._entries.get(parent.session.key) is not parent:
             if base is not None:
@@ -218,16 +218,16 @@ class Registry:
 
     async def _branch(self, parent: Entry) -> Again | None:
         """The parent's files, copied; None when there are none."""
-        await read_page(parent.scans, lambda: parent.tenure.transcript, None, 1, settles_until=parent.settles_until)
+        await read_page(parent.scans, lambda: parent.transcript, None, 1, settles_until=parent.settles_until)
         limits = self._config.session
         try:
-            return await parent.scans.run(self._copy, parent.tenure, Budget(limits.fork_max_mb, limits.fork_max_files))
+            return await parent.scans.run(self._copy, parent, Budget(limits.fork_max_mb, limits.fork_max_files))
         except OSError as error:
             log.warning("session.fork_failed", session=parent.session.key[2], error=str(error))
             message = "fork: the conversation's files cannot be copied"
             raise BrokerError(ErrorCode.BIND_FAILED, message, close=CloseCode.BIND_FAILED) from error
 
-    def _copy(self, parent: Tenure, budget: Budget) -> Again | None:
+    def _copy(self, parent: Entry, budget: Budget) -> Again | None:
         """In a thread.  Whatever fails leaves no directory behind."""
         transcript = parent.transcript
         if transcript is None:

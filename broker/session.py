@@ -129,10 +129,9 @@ class Session:
         """Write the next queued message if the CLI is idle; True when the queue is empty afterwards."""
         process = self.process
         is_held = self.is_binding or self.is_gated or self.has_untold_changes or self.occupation.is_busy
-        if is_held or process is None or self.kill_reason is not None:
-            return not self.turns.queued_ids
-        if self.turns.current is None and process.is_dead:
-            return not self.turns.queued_ids  # it waits, unwritten, for the next process
+        is_held = is_held or process is None or self.kill_reason is not None
+        if is_held or (self.turns.current is None and process is not None and process.is_dead):
+            return not self.turns.queued_ids  # it waits, unwritten, where need be for the next process
         turn = self.turns.start_next(time.monotonic())
         if turn is not None:
             self.terminals.await_first_token(turn)
@@ -365,7 +364,8 @@ class Session:
 
     @property
     def _waits_for_idle(self) -> bool:
-        return self.occupation.is_busy and self.turns.current is None and bool(self.turns.queued_ids)
+        waits = self.occupation.is_busy and self.turns.current is None and bool(self.turns.queued_ids)
+        return waits or self.occupation.is_own
 
     def tick(self, now: float) -> None:
         """Do what is due: deny expired prompts, repeat an interrupt, give up on the turn."""

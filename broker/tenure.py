@@ -19,13 +19,14 @@ from broker.bind import Bind
 from broker.child import Again, Lease
 from broker.config import Config
 from broker.debug_frames import tell_debug
-from broker.errors import BrokerError, ProcessError, ResumeRefused
+from broker.errors import BrokerError, ProcessError, ResumeRefused, SpareLost
 from broker.lobby import Lobby, told
 from broker.pool import Pool
 from broker.reader import Reader
 from broker.rest import Rest
 from broker.session import Session
-from broker.session_directory import SessionDirectory, Transcript
+from broker.succession import Succession
+from broker.succession import told as told_death
 from protocol.codes import CloseCode, ErrorCode, FailureReason
 from protocol.controls import Control, Interrupt
 from protocol.errors import ClientError
@@ -37,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 IDLE_LOOK_S = 3600.0
 """Longest sleep of a session without deadlines."""
+MAX_SECOND_TRIES = 2
+"""Processes that nobody had and that die while they are bound: so many cost their tenant nothing but time."""
 
 
 class Tenure:
@@ -61,14 +64,14 @@ class Tenure:
         self._wake = anyio.Event()
         self._scope: anyio.CancelScope | None = None
         self.lease: Lease | None = None
-        self._base = base
-        self._again = again
+        self.succession = Succession(base, again)
         self.note: Callable[[], None] = lambda: None
         """Something of what outlives the broker may have changed."""
         self.lobby = Lobby(session, self.wake, lambda: pool.is_full)
         self._completed_at_crash = -1
         self._bind = Bind(session, config.pool, self.wake)
         self._adoption = Adoption(session, self._bind, is_branch=base is not None)
+        self._second_tries = 0
         self.rest = Rest(config.session, time.monotonic(), time.monotonic())
         self._has_crashed = False
         self._ends = False
@@ -91,31 +94,11 @@ class Tenure:
         """No process is bound or being bound, and one could be."""
         return self.session.process is None and not (self.is_draining or self._ends or self.is_deleted)
 
-    @property
-    def again(self) -> Again | None:
-        """What the next process takes up; None while there was none, and for a branch whose first one is to come."""
-        return self._again
-
-    @property
-    def transcript(self) -> Transcript | None:
-        """The CLI's file of the conversation, None while there is none.  Blocks for a look at a folder."""
-        again = self._again or self._base
-        if again is None:
-            return None
-        own = again.directory.transcript(self.session.cli_session_id or again.session_id)
-        return own if own is not None or again.fork_of is None else again.directory.transcript(again.fork_of)
-
-    @property
-    def directory(self) -> SessionDirectory | None:
-        """Where it lies, None while it has nothing on disk that is its own."""
-        again = self._again or self._base
-        return None if again is None else again.directory
-
     # -- for connections --
 
     def take_options(self, options: SessionOptions, paid: Credentials | None, reader: Reader) -> list[str]:
         """Adopt hello's options; returns the names of those that are ignored.  See ``Adoption.take``."""
-        is_bound = self._again is not None or self.session.process is not None
+        is_bound = self.succession.again is not None or self.session.process is not None
         is_starting = self._scope is not None
         return self._adoption.take(options, paid, reader, is_bound=is_bound, is_starting=is_starting)
 
@@ -156,8 +139,7 @@ class Tenure:
     def end(self) -> None:
         """``broker.end``: stop the process, keep the conversation, close every client with 1000."""
         self._ends = True
-        self.session.fail_turn(FailureReason.CANCELLED, "the session was ended")
-        self.session.fail_queued(FailureReason.CANCELLED, "the session was ended")
+        self._fail_all("the session was ended")
         self.session.publish(State(state="ended", total=self.session.turns.usage.total))
         for reader in list(self.session.readers):
             reader.close_soon(CloseCode.ENDED, "ended")
@@ -167,16 +149,22 @@ class Tenure:
         """``broker.delete``: end it at once; ``run`` wipes its directory and then closes every client with 4507."""
         self.is_deleted = self.session.turns.is_closed = True
         self.session.journal.forget()
-        if self.directory is not None:
-            self.directory.is_kept = False
-        self.session.fail_turn(FailureReason.CANCELLED, "the session was deleted")
-        self.session.fail_queued(FailureReason.CANCELLED, "the session was deleted")
+        if self.succession.directory is not None:
+            self.succession.directory.is_kept = False
+        self._fail_all("the session was deleted")
         self.lobby.delete()
         if self.session.process is not None:
             self.session.process.kill()
         if self._scope is not None and not self.is_live:
             self._scope.cancel()
         self.wake()
+
+    def _fail_all(self, detail: str) -> None:
+        """Every message ends here, and the process goes: a late result of its ends nothing any more."""
+        self.session.fail_turn(FailureReason.CANCELLED, detail)
+        self.session.fail_queued(FailureReason.CANCELLED, detail)
+        if self.session.process is not None:
+            self.session.kill_reason = FailureReason.CANCELLED.value
 
     # -- the task --
 
@@ -197,22 +185,23 @@ class Tenure:
     @property
     def _is_forgotten(self) -> bool:
         """A session that never had a process and that nobody waits for leaves nothing behind."""
-        return self._again is None and self.lobby.is_empty
+        return self.succession.again is None and self.lobby.is_empty
 
     async def _leave_nothing(self) -> None:
         """Wipe what is on disk, now that no process of the session lives, and tell those who are attached."""
-        if self.directory is not None:
-            self.directory.is_kept = False  # a process that is still on its way out wipes once more
-            is_gone = await anyio.to_thread.run_sync(self.directory.wipe)
+        if self.succession.directory is not None:
+            self.succession.directory.is_kept = False  # a process that is still on its way out wipes once more
+            is_gone = await anyio.to_thread.run_sync(self.succession.directory.wipe)
             if not is_gone:
-                log.error("session.not_wiped", session=self.session.key[2], path=str(self.directory.root))
+                log.error("session.not_wiped", session=self.session.key[2], path=str(self.succession.directory.root))
         for reader in list(self.session.readers):
             reader.close_soon(CloseCode.SESSION_DELETED, "session_deleted")
 
     @property
     def _is_wanted(self) -> bool:
-        if self.is_draining or self._ends:
-            self._ends = False
+        if self._ends:  # for who was there; who came since is served
+            self._ends = self._has_crashed = False
+        if self.is_draining:
             return False
         if self.lobby.is_process_wanted or self.session.turns.queued_ids:
             return True
@@ -229,10 +218,16 @@ class Tenure:
                 self._failed(error)
             finally:
                 self._scope = None
-        if scope.cancelled_caught and not self.lobby.arriving:  # who came meanwhile keeps the attempt: it begins again
+        # Caught or not: it may have come while the last process was waited for.  Who came since keeps the attempt.
+        if scope.cancel_called and not self.lobby.arriving:
             self.lobby.give_up(BrokerError(ErrorCode.INTERNAL, "given up", close=CloseCode.INTERNAL))
 
     def _failed(self, error: Exception) -> None:
+        if isinstance(error, SpareLost) and self._second_tries < MAX_SECOND_TRIES:
+            self._second_tries += 1
+            log.warning("session.spare_lost", session=self.session.key[2], error=error.detail)
+            return  # the wish stands, so the task begins again
+        self._second_tries = 0
         if isinstance(error, ClientError | TimeoutError):
             self._adoption.take_back()
         what = told(error)
@@ -242,24 +237,24 @@ class Tenure:
 
     async def _hold(self) -> None:
         """Lease, bind and keep one process.  A transcript that cannot be resumed is given up and told, once."""
-        again = self._again
+        again = self.succession.again
         try:
             await self._lease_and_serve(began_over=False)
         except ResumeRefused:
             if again is None:
-                if self._base is None:
+                if self.succession.base is None:
                     raise
                 message = "fork: the CLI cannot read the conversation"
                 raise BrokerError(ErrorCode.BIND_FAILED, message, close=CloseCode.BIND_FAILED) from None
-            self._again = began = Again(again.directory, str(uuid.uuid4()))
+            self.succession.again = began = Again(again.directory, str(uuid.uuid4()))
             try:
                 await self._lease_and_serve(began_over=True)
             finally:
-                if self._again is began:  # nothing came up: the old transcript may still be read another time
-                    self._again = again
+                if self.succession.again is began:  # nothing came up: the old transcript may still be read another time
+                    self.succession.again = again
 
     async def _lease_and_serve(self, *, began_over: bool) -> None:
-        session, again = self.session, self._again or self._base
+        session, again = self.session, self.succession.now
         self.lobby.tell_position(0)
         bound = session.exchange.bound
         self.lobby.bind_credentials()
@@ -273,7 +268,7 @@ class Tenure:
             async with lease_it as lease:
                 self.lobby.tell_position(0)
                 lease.on_exit, lease.on_debug = self.wake, partial(tell_debug, session)
-                await self._serve(lease, was_restored=self._again is not None, began_over=began_over)
+                await self._serve(lease, was_restored=self.succession.again is not None, began_over=began_over)
         finally:
             if lease is not None:  # two processes on one transcript would interleave their lines
                 with anyio.CancelScope(shield=True), anyio.move_on_after(self._stop_bound):
@@ -292,9 +287,9 @@ class Tenure:
             session.is_binding = False
             self._adoption.succeed()
             lease.launch.directory.is_kept = True
-            self.lease = lease
+            self.lease, self._second_tries = lease, 0
             self.rest.bound(time.monotonic())
-            self._again = self._next(lease.launch.directory)
+            self.succession.go_on(lease.launch.directory, session.cli_session_id)
             self.note()
             if was_restored:
                 is_lost = session.turns.has_written and (began_over or not lease.found_transcript)
@@ -308,31 +303,27 @@ class Tenure:
 
     def _unbind(self, lease: Lease) -> None:
         """The process is given up or dead: whatever it left open in the session ends here."""
-        session, self.lease = self.session, None
-        if self._again is not None and session.cli_session_id:
-            self._again = self._next(self._again.directory)
-        code = lease.process.returncode
-        session.detach_process(FailureReason.CLI_EXITED, _death(code))
+        session, self.lease, again = self.session, None, self.succession.again
+        if again is not None and session.cli_session_id:
+            self.succession.go_on(again.directory, session.cli_session_id)
+        session.detach_process(FailureReason.CLI_EXITED, told_death(lease.process.returncode))
         self.note()
         lease.process.on_lines = _ignore
 
-    def _next(self, directory: SessionDirectory) -> Again:
-        """What the next process is to take up."""
-        base, session_id = self._base, self.session.cli_session_id
-        is_base = base is not None and base.session_id == session_id
-        return Again(directory, session_id, base.fork_of if is_base and base is not None else None)
-
     async def _bind_process(self, lease: Lease) -> None:
-        """Bind and wait for the answers.  Raises ``ClientError(bind_failed)``, ``ProcessError`` when it dies."""
+        """Bind and wait for the answers.  Raises ``ClientError(bind_failed)``, ``ProcessError`` when it dies, or has
+        died: between its death and the notice of it a spare may be leased."""
         self.lobby.bind_credentials()
         standing.check_bound(self.session.exchange.bound, self.session.policy)
-        self._bind.write(lease.process, lease.launch.profile.model)
-        while not self._bind.is_complete():
-            if lease.process.exited.is_set():
-                code = lease.process.returncode
-                kind = ResumeRefused if self._again is not None and code is not None and code > 0 else ProcessError
-                raise kind(FailureReason.CLI_EXITED, f"{_death(code)} while binding")
-            await self._sleep([])
+        process = lease.process
+        if not process.is_dead:
+            self._bind.write(process, lease.launch.profile.model)
+            while not (is_bound := self._bind.is_complete()) and not process.exited.is_set():
+                await self._sleep([])
+            if is_bound:
+                return
+        await process.exited.wait()
+        raise self.succession.cut_short(lease)
 
     # -- living --
 
@@ -365,7 +356,8 @@ class Tenure:
     def is_idle(self) -> bool:
         """Nothing runs, nothing waits, nobody arrives: the process could be given back."""
         session = self.session
-        return not self.lobby.arriving and session.turns.is_idle and not len(session.exchange.questions)
+        is_at_rest = session.turns.is_idle and not session.occupation.is_own  # what it began itself it may end
+        return is_at_rest and not self.lobby.arriving and not len(session.exchange.questions)
 
     @property
     def _rests_at(self) -> float:
@@ -387,12 +379,6 @@ class Tenure:
     @property
     def _stop_bound(self) -> float:
         return self._config.stop.eof_grace_s + self._config.stop.term_grace_s + 5.0
-
-
-def _death(returncode: int | None) -> str:
-    if returncode is None:
-        return "stopped by the broker"
-    return f"signal {-returncode}" if returncode < 0 else f"exit {returncode}"
 
 
 def _ignore(lines: list[Line]) -> None:

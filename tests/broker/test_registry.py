@@ -19,7 +19,7 @@ from broker.pool import Pool
 from broker.registry import Registry
 from broker.session_directory import SessionDirectory
 from broker.settings import Settings
-from broker.tenure import Tenure
+from broker.succession import Succession
 from protocol.codes import CloseCode, ErrorCode
 from protocol.errors import ConnectionRefused
 from tests.waiting import eventually
@@ -89,7 +89,7 @@ async def test_a_conversation_that_is_being_wiped_has_no_branch(
     """Its id may still be known: nobody keeps its directory any more."""
     parent = Parent(tmp_path)
     parent.is_deleted_meanwhile = False
-    monkeypatch.setattr(Tenure, "directory", SessionDirectory(tmp_path / "parent"))
+    monkeypatch.setattr(Succession, "directory", SessionDirectory(tmp_path / "parent"))
     async with parent.running() as entry:
         with pytest.raises(ConnectionRefused):
             await parent.registry.fork(entry, ANN, "ann")
