@@ -228,7 +228,7 @@ class Connection:
                 self._metrics.unknown_fields(codec.count_unknown_fields(frame, data))
             if not self.is_controller and not isinstance(frame, OBSERVERS_FRAMES):
                 raise ClientError(ErrorCode.NOT_CONTROLLER, "this connection only observes", ref=_ref(frame))
-            if entry.tenure.is_deleted:
+            if entry.tenure.is_deleted or self._closing is not None:  # it was heard while its connection was replaced
                 return
             if isinstance(frame, History):
                 await self._tell_history(frame, entry)

@@ -58,7 +58,14 @@ class ResumeRefused(ProcessError):
 
 
 class SpareLost(ProcessError):
-    """A process that no conversation had used died while it was bound: another one may do."""
+    """A process that no conversation had used died while it was bound: another one may do.
+
+    ``pool``: what it is counted under.
+    """
+
+    def __init__(self, detail: str, pool: str) -> None:
+        super().__init__(FailureReason.CLI_EXITED, detail)
+        self.pool = pool
 
 
 class ConfigError(Exception):

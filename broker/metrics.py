@@ -135,6 +135,9 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self._profile_misses.labels(OTHER)
+        self._lost = counter(
+            "broker_pool_processes_lost_total", "Processes that died before they were bound.", ["pool"], pools
+        )
         self._starts = histogram("broker_process_start_seconds", "From exec to ready.", ["pool"], START_BUCKETS, pools)
         self._connections = gauge("broker_connections", "Open sockets.", ["state"], CONNECTION_STATES)
         self._sessions = gauge("broker_sessions", "Sessions in memory.", ["state"], SESSION_STATES)
@@ -208,6 +211,10 @@ class Metrics:
     def profile_missed(self, label: str) -> None:
         """A client's options make a profile that nobody configured; ``label`` is its hash, of a bounded set."""
         self._profile_misses.labels(label).inc()
+
+    def process_lost(self, pool: str) -> None:
+        """A process that nobody had used was leased, and died before it was bound."""
+        self._lost(pool).inc()
 
     def pool_processes(self, pool: str, state: str, count: int) -> None:
         """There are ``count`` processes of ``pool`` in ``state`` now."""

@@ -50,7 +50,7 @@ class Session:
     def __init__(self, key: tuple[str, str, str], identity: Identity, config: Config, metrics: Metrics) -> None:
         self.key = key
         self.config = config
-        self._metrics = metrics
+        self.metrics = metrics
         self.log = ReplayLog(uuid.uuid4().hex[:12], config.replay.frames, config.replay.bytes)
         self.turns = Turns(config.turn.queue)
         self.exchange = Exchange(self, identity.policy, config)
@@ -172,7 +172,7 @@ class Session:
         for line in lines:
             if isinstance(line, Oversized):
                 self._append(codec.encode_server(Dropped(line.bytes, DropReason.TOO_LARGE)))
-                self._metrics.cli_frame_dropped(DropReason.TOO_LARGE)
+                self.metrics.cli_frame_dropped(DropReason.TOO_LARGE)
                 continue
             found = peek(line)
             if found is DropReason.NOT_JSON and (repaired := cli.repair(line)) is not None:
@@ -208,7 +208,7 @@ class Session:
     def _drop(self, line: bytes, reason: DropReason) -> None:
         if line.strip():
             self._append(codec.encode_server(Dropped(len(line), reason)))
-            self._metrics.cli_frame_dropped(reason)
+            self.metrics.cli_frame_dropped(reason)
 
     def _act(self, line: bytes, found: cli.Peek, began: float) -> None:
         """A line that means something to the broker; what belongs to the session is forwarded too."""
@@ -235,7 +235,7 @@ class Session:
                     self.steering.on_lifecycle(traces.lifecycle(line))
             case unknown if unknown != "keep_alive":  # that is between the CLI and its host
                 self.forward(line)
-                self._metrics.cli_frame_unknown(unknown)
+                self.metrics.cli_frame_unknown(unknown)
 
     def forward(self, line: bytes) -> int:
         """Number and log a line of the CLI; the readers are woken at the end of the batch."""
@@ -248,7 +248,7 @@ class Session:
         if trace is None or self.is_verbose:
             self.forward(line)
         else:
-            self._metrics.cli_frame_quieted(trace)
+            self.metrics.cli_frame_quieted(trace)
 
     def _on_user(self, line: bytes) -> None:
         """A tool's result, or a message of a client that the CLI says again when it takes it in."""
@@ -263,7 +263,7 @@ class Session:
 
     def count_question(self, kind: str, outcome: str) -> None:
         """A request of the CLI that is for clients came to its end."""
-        self._metrics.question_ended(kind, outcome)
+        self.metrics.question_ended(kind, outcome)
 
     def settled(self) -> None:
         """A prompt was closed: silence counts from now."""
@@ -291,7 +291,7 @@ class Session:
             self.occupation.tell(found.state, own_until)
             self.start_next()
         elif found.subtype not in SYSTEM_SUBTYPES:
-            self._metrics.cli_frame_unknown("system")
+            self.metrics.cli_frame_unknown("system")
 
     def check_key_source(self) -> None:
         """Compare the CLI's credential with the one that is bound now at the next ``system/init``."""

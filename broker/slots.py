@@ -88,9 +88,8 @@ class Slots:
     @property
     def short_of(self) -> list[Waiter]:
         """Those who wait because there is no room: a process that ends makes some."""
-        starting, full = self._reserved_for(), {name for name in self.bounds.targets if self._is_full(name)}
-        full |= {name for name in self.bounds.targets if self._is_at_limit(name)}
-        short = [waiter for waiter in self.waiting if waiter not in starting and waiter.profile in full]
+        full = {name for name in self.bounds.targets if self._is_full(name) or self._is_at_limit(name)}
+        short = [waiter for waiter in self._without_a_start if waiter.profile in full]
         ending = sum(slot.state is SlotState.STOPPING for slot in self._slots.values())
         return short[ending:]
 
@@ -266,16 +265,25 @@ class Slots:
         reserved = sum(max(0, t.reserve - used[name]) for name, t in self.bounds.targets.items() if name != profile)
         return len(self._slots) + reserved >= self.bounds.max_processes
 
-    def _start_for_waiters(self, plan: Plan, now: float) -> list[Waiter]:
+    @property
+    def _without_a_start(self) -> list[Waiter]:
+        """Those who wait and for whom no process starts yet."""
         coming = {name: self._unreserved_starting(name) for name in self.bounds.targets}
         reserved = self._reserved_for()
-        unmet: list[Waiter] = []
+        found: list[Waiter] = []
         for waiter in self.waiting:
             if waiter in reserved:
                 continue
             if not waiter.own_start and coming[waiter.profile] > 0:
                 coming[waiter.profile] -= 1
-            elif self._may_start(waiter.profile, now):
+            else:
+                found.append(waiter)
+        return found
+
+    def _start_for_waiters(self, plan: Plan, now: float) -> list[Waiter]:
+        unmet: list[Waiter] = []
+        for waiter in self._without_a_start:
+            if self._may_start(waiter.profile, now):
                 plan.start.append(self._new_slot(waiter.profile, now, waiter if waiter.own_start else None))
             else:
                 unmet.append(waiter)

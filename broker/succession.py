@@ -49,10 +49,11 @@ class Succession:
     def cut_short(self, lease: Lease) -> ProcessError:
         """Why there is no bind: the process has died meanwhile."""
         code = lease.process.returncode
-        kind = ProcessError if lease.start is Start.RESTORED else SpareLost
-        if self.again is not None and code is not None and code > 0:
-            kind = ResumeRefused
-        return kind(FailureReason.CLI_EXITED, f"{told(code)} while binding")
+        detail = f"{told(code)} while binding"
+        if lease.start is not Start.RESTORED:
+            return SpareLost(detail, lease.pool)
+        kind = ResumeRefused if self.again is not None and code is not None and code > 0 else ProcessError
+        return kind(FailureReason.CLI_EXITED, detail)
 
 
 def told(returncode: int | None) -> str:

@@ -223,10 +223,12 @@ class Tenure:
             self.lobby.give_up(BrokerError(ErrorCode.INTERNAL, "given up", close=CloseCode.INTERNAL))
 
     def _failed(self, error: Exception) -> None:
-        if isinstance(error, SpareLost) and self._second_tries < MAX_SECOND_TRIES:
-            self._second_tries += 1
+        if isinstance(error, SpareLost):
+            self.session.metrics.process_lost(error.pool)
             log.warning("session.spare_lost", session=self.session.key[2], error=error.detail)
-            return  # the wish stands, so the task begins again
+            self._second_tries += 1
+            if self._second_tries <= MAX_SECOND_TRIES:
+                return  # the wish stands, so the task begins again
         self._second_tries = 0
         if isinstance(error, ClientError | TimeoutError):
             self._adoption.take_back()

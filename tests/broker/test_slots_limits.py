@@ -3,7 +3,7 @@
 import pytest
 
 from broker.backoff import BACKOFF_BASE_S, BACKOFF_CAP_S, BREAKER_FAILURES
-from broker.slots import Plan, PoolFull, Slots, Target
+from broker.slots import Bounds, Plan, PoolFull, Slots, Target
 from tests.broker.test_slots import filled, ledger, started
 
 
@@ -204,3 +204,17 @@ def test_a_start_that_was_called_off_is_no_failure() -> None:
     slots.stop(slot)
     assert not slots.exited(slot, 0.0, 0.5)
     assert slots.next_start_at(0.0) is None
+
+
+def test_whoever_has_a_process_on_its_way_is_not_short_of_one() -> None:
+    """Nobody is asked for the process of a second session while that of the first one starts in its place."""
+    slots = Slots(Bounds({"small": Target(0)}, max_processes=1, max_waiting=9, spawn_concurrency=1))
+    first = slots.acquire("small", "ann", 0.0)
+    assert slots.short_of == []
+    [slot] = slots.plan(0.0).start
+    second = slots.acquire("small", "bob", 0.0)
+    assert slots.short_of == [second]
+    assert slots.ready(slot, 1.0) is first
+    assert slots.short_of == [second]
+    slots.stop(slot)
+    assert slots.short_of == []

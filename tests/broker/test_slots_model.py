@@ -153,6 +153,14 @@ class Ledger(RuleBasedStateMachine):
             self.turn += 1
             self.rings[waiter.tenant] = self.turn
 
+    def left(self, waiter: Waiter) -> None:
+        """It waits no more, and has nothing."""
+        self.waiters.remove(waiter)
+
+    def unleased(self, slot: Slot) -> None:
+        """Whoever had the process, if anybody, has it no more."""
+        self.leases.pop(slot, None)
+
     def leased(self, waiter: Waiter) -> None:
         slot = waiter.slot
         assert slot is not None
@@ -206,18 +214,18 @@ class Ledger(RuleBasedStateMachine):
         failed = self.slots.exited(slot, self.now, jitter)
         assert slot.state is SlotState.GONE
         assert failed == (state is SlotState.STARTING and own is None)
-        self.leases.pop(slot, None)
+        self.unleased(slot)
         if own is not None:
             assert own.is_failed
             assert not own.is_served
-            self.waiters.remove(own)
+            self.left(own)
         if failed:
             next_start = self.slots.next_start_at(self.now)
             assert next_start is not None
             assert next_start - self.now <= BACKOFF_CAP_S
             if self.slots.breaker_retry_s(slot.profile, self.now) is not None:
-                refused = self.slots.refuse_all(slot.profile)
-                self.waiters = [waiter for waiter in self.waiters if waiter not in refused]
+                for refused in self.slots.refuse_all(slot.profile):
+                    self.left(refused)
 
     @precondition(lambda self: bool(self.of(SlotState.WARM)))
     @rule(data=st.data(), jitter=st.floats(0, 1))
@@ -237,7 +245,7 @@ class Ledger(RuleBasedStateMachine):
     def release(self, data: st.DataObject) -> None:
         slot = data.draw(st.sampled_from(sorted(self.leases, key=lambda slot: slot.id)))
         self.slots.stop(slot)
-        del self.leases[slot]
+        self.unleased(slot)
         assert slot.state is SlotState.STOPPING
 
     @precondition(lambda self: bool(self.waiters))
@@ -247,7 +255,7 @@ class Ledger(RuleBasedStateMachine):
         own = [slot for slot in self.slots if slot.reserved_for is waiter]
         self.slots.withdraw(waiter)
         self.slots.withdraw(waiter)
-        self.waiters.remove(waiter)
+        self.left(waiter)
         for slot in own:  # it holds the conversation of the one who left
             assert slot.state is SlotState.STOPPING
             assert self.slots.ready(slot, self.now) is None
@@ -315,6 +323,17 @@ class Ledger(RuleBasedStateMachine):
         wanted = {waiter.profile for waiter in self.waiters if not waiter.own_start}
         assert not [slot for slot in self.of(SlotState.WARM) if slot.profile in wanted]
 
+    @invariant()
+    def nobody_is_short_for_whom_a_process_starts(self) -> None:
+        short, starting = self.slots.short_of, self.of(SlotState.STARTING)
+        assert all(waiter in self.waiters for waiter in short)
+        assert not {slot.reserved_for for slot in starting} & set(short)
+        for profile in self.slots.bounds.targets:
+            coming = sum(slot.profile == profile and slot.reserved_for is None for slot in starting)
+            waiting = sum(waiter.profile == profile and not waiter.own_start for waiter in self.waiters)
+            unserved = sum(waiter.profile == profile and not waiter.own_start for waiter in short)
+            assert unserved <= max(0, waiting - coming)
+
     def teardown(self) -> None:
         """When nothing fails any more, everybody who can be served is, and then the spares reach their targets."""
         if not hasattr(self, "slots"):
@@ -332,7 +351,7 @@ class Ledger(RuleBasedStateMachine):
             if not plan.start and not plan.retire and self.leases and self.waiters:
                 slot = next(iter(self.leases))  # somebody leaves, and the next one is served
                 self.slots.stop(slot)
-                del self.leases[slot]
+                self.unleased(slot)
         assert not self.waiters, "somebody waits although nothing fails"
         live = Counter(slot.profile for slot in self.slots)
         for name, target in self.slots.bounds.targets.items():

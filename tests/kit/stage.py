@@ -56,6 +56,7 @@ class Stage:
         self, folder: Path, cli: Cli, config: Config, pool: type[Pool] = Pool, registry: type[Registry] = Registry
     ) -> None:  # fmt: skip
         self.config, settings, metrics = config, Settings(config), Metrics(config.pool.profiles)
+        self.metrics = metrics
         self.launcher = Launcher(cli, folder / "state", {"SIMULATOR_LEDGER": str(folder / "ledger")})
         self.pool = pool(settings, self.launcher, metrics)
         self.pool._pacing = _Unhurried()
