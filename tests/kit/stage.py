@@ -71,6 +71,10 @@ class Stage:
         self.bound: set[tuple[int, int]] = set()
         self._fds = len(os.listdir("/proc/self/fd"))
 
+    def has_opened(self, count: int) -> None:
+        """The test has file descriptors of its own."""
+        self._fds += count
+
     def conversation(self) -> Again:
         """One of an earlier run."""
         directory = SessionDirectory(self.sessions / f"kept-{len(self.kept)}", is_kept=True)
