@@ -4,7 +4,6 @@ import asyncio
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -85,8 +84,8 @@ async def test_a_socket_whose_task_is_cancelled(tmp_path: Path) -> None:
     counted any more, and the next visitor is served."""
     counts: Counter[str] = Counter()
     steps = 0
-    sections: dict[str, dict[str, Any]] = {"server": {"listen": "127.0.0.1:0"}, "session": {"detach_timeout_s": 0}}
-    async with stage(tmp_path, is_small=False, **sections) as found:
+    short, anywhere = {"detach_timeout_s": 0}, {"listen": "127.0.0.1:0"}
+    async with stage(tmp_path, is_small=False, session=short, server=anywhere) as found:
         door = server(found)
         port = await door.open(None)
         found.has_opened(1)
