@@ -279,7 +279,7 @@ class Registry:
         deadline = time.monotonic() + timeout_s
         for entry in self._entries.values():
             entry.tenure.is_draining = entry.session.turns.is_closed = True
-            entry.session.fail_queued(FailureReason.CANCELLED, "the broker is stopping")
+            entry.session.terminals.fail_queued(FailureReason.CANCELLED, "the broker is stopping")
             for reader in entry.session.readers:
                 reader.send(GoAway("draining", 1000))
             entry.tenure.wake()
@@ -289,7 +289,7 @@ class Registry:
                 await anyio.sleep(DRAIN_LOOK_S)
         finally:
             for entry in entries:
-                entry.session.fail_turn(FailureReason.DRAINING, "stop.drain_timeout_s is over")
+                entry.session.terminals.fail_running(FailureReason.DRAINING, "stop.drain_timeout_s is over")
                 entry.session.kill_reason = FailureReason.DRAINING.value  # its process goes: a late result ends nothing
                 for reader in list(entry.session.readers):
                     reader.close_soon(CloseCode.DRAINING, "draining")

@@ -156,8 +156,8 @@ class Tenure:
     def end(self) -> None:
         """``broker.end``: stop the process, keep the conversation, close every client with 1000."""
         self._ends = True
-        self.session.fail_turn(FailureReason.CANCELLED, "the session was ended")
-        self.session.fail_queued(FailureReason.CANCELLED, "the session was ended")
+        self.session.terminals.fail_running(FailureReason.CANCELLED, "the session was ended")
+        self.session.terminals.fail_queued(FailureReason.CANCELLED, "the session was ended")
         self.session.publish(State(state="ended", total=self.session.turns.usage.total))
         for reader in list(self.session.readers):
             reader.close_soon(CloseCode.ENDED, "ended")
@@ -169,8 +169,8 @@ class Tenure:
         self.session.journal.forget()
         if self.directory is not None:
             self.directory.is_kept = False
-        self.session.fail_turn(FailureReason.CANCELLED, "the session was deleted")
-        self.session.fail_queued(FailureReason.CANCELLED, "the session was deleted")
+        self.session.terminals.fail_running(FailureReason.CANCELLED, "the session was deleted")
+        self.session.terminals.fail_queued(FailureReason.CANCELLED, "the session was deleted")
         self.lobby.delete()
         if self.session.process is not None:
             self.session.process.kill()
@@ -192,7 +192,7 @@ class Tenure:
         finally:
             self.lobby.give_up(BrokerError(ErrorCode.INTERNAL, "the session has ended", close=CloseCode.INTERNAL))
             self.session.detach_process(FailureReason.DRAINING, "the broker is stopping")
-            self.session.fail_queued(FailureReason.CANCELLED, "the broker is stopping")
+            self.session.terminals.fail_queued(FailureReason.CANCELLED, "the broker is stopping")
 
     @property
     def _is_forgotten(self) -> bool:
@@ -238,7 +238,7 @@ class Tenure:
         what = told(error)
         log.warning("session.no_process", session=self.session.key[2], code=what.code.value, error=what.message)
         self.lobby.fail(what)
-        self.session.fail_queued(FailureReason.CANCELLED, "no process could be had: nothing was written")
+        self.session.terminals.fail_queued(FailureReason.CANCELLED, "no process could be had: nothing was written")
 
     async def _hold(self) -> None:
         """Lease, bind and keep one process.  A transcript that cannot be resumed is given up and told, once."""
