@@ -18,6 +18,7 @@ from broker.auth import Identity
 from broker.branch import Budget, copy_conversation
 from broker.child import Again
 from broker.config import Config
+from broker.disk_quota import DiskQuota
 from broker.entry import Asleep, Entry
 from broker.errors import BrokerError
 from broker.journal import Journal
@@ -59,6 +60,7 @@ class Registry:
         self._scanning = anyio.CapacityLimiter(SCAN_THREADS)
         self._group: anyio.abc.TaskGroup | None = None
         self._upkeep = Upkeep(settings, pool, self._entries, self._sleepers, self.delete, self._forget)
+        self.disk = DiskQuota(self._upkeep.places, metrics)
 
     @property
     def _config(self) -> Config:
@@ -69,6 +71,7 @@ class Registry:
         """Hold the sessions' tasks until cancelled; each ends its own process."""
         async with anyio.create_task_group() as group:
             self._group = group
+            group.start_soon(self.disk.run, name="disk-quota")
             while True:
                 await anyio.sleep(SWEEP_EVERY_S)
                 self._upkeep.bound_logs()
