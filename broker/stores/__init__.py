@@ -15,7 +15,14 @@ Key = tuple[str, str, str]
 
 
 class StoreFailed(Exception):
-    """What was to be kept is not; the text says why (a full disk, a file that cannot be read)."""
+    """What was to be kept is not; the text says why (a full disk, a file that cannot be read).
+
+    ``is_of_disk``: it is full, or failed: the same may work later.
+    """
+
+    def __init__(self, message: str, *, is_of_disk: bool = False) -> None:
+        super().__init__(message)
+        self.is_of_disk = is_of_disk
 
 
 class Store(Protocol):

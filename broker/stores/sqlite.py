@@ -67,7 +67,7 @@ class SqliteStore:
             self._db = _opened(path)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if not _is_damage(error, path):
-                raise StoreFailed(f"{path}: {error}") from error
+                raise _failure(path, error) from error
             _put_aside(path)
             self.was_damaged = True
             with _translated(path):
@@ -183,4 +183,9 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        raise StoreFailed(f"{path}: {error}") from error
+        raise _failure(path, error) from error
+
+
+def _failure(path: Path, error: Exception) -> StoreFailed:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    return StoreFailed(f"{path}: {error}", is_of_disk=code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR))

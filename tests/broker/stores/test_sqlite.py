@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from broker.message_ids import Noted
 from broker.stores import Key, StoreFailed, sqlite
 from broker.stores.sqlite import PRUNE_EVERY, REMEMBERED_IDS, SqliteStore
+from tests.soak import LONG_S, size
 
 ANN, BOB = ("local", "ann", "conv-1"), ("local", "bob", "conv-1")
 
@@ -138,16 +139,17 @@ def filled(folder: Path) -> list[bytes]:
     return records
 
 
+@pytest.mark.timeout(LONG_S)
 def test_a_log_that_is_cut_anywhere_leaves_what_was_kept_before(tmp_path: Path) -> None:
     """At every length the file opens, with one of the records that were kept, the later the longer it is."""
     records = filled(tmp_path)
     whole = (tmp_path / "killed.db-wal").read_bytes()
-    cut_at = sorted({*range(0, len(whole), 997), *range(max(0, len(whole) - 60), len(whole) + 1)})
+    cut_at = sorted({*range(0, len(whole), size(997, 1)), *range(max(0, len(whole) - 60), len(whole) + 1)})
     seen = -1
-    for size in cut_at:
+    for length in cut_at:
         path = tmp_path / "cut.db"
         shutil.copy(tmp_path / "killed.db", path)
-        Path(f"{path}-wal").write_bytes(whole[:size])
+        Path(f"{path}-wal").write_bytes(whole[:length])
         Path(f"{path}-shm").unlink(missing_ok=True)
         store = SqliteStore(path)
         found = [records.index(record) for _, record in store.conversations()] if not store.was_damaged else []
@@ -157,10 +159,11 @@ def test_a_log_that_is_cut_anywhere_leaves_what_was_kept_before(tmp_path: Path) 
         seen = number
         for left in tmp_path.glob("cut.db*"):
             left.unlink()
+    print(f"{len(cut_at)} lengths of a log of {len(whole)} bytes")
     assert seen == len(records) - 1
 
 
-@pytest.mark.parametrize("flip", [*range(100), *range(100, 8192, 257)])
+@pytest.mark.parametrize("flip", [*range(100), *range(100, 8192, size(257, 16))])
 def test_a_flipped_byte_is_survived(flip: int, tmp_path: Path) -> None:
     """The file is read as it is, or put aside; never does it end the program."""
     filled(tmp_path)
