@@ -142,6 +142,7 @@ def _boot() -> str:
 def _opened(path: Path) -> sqlite3.Connection:
     """A connection to a file that is whole and of this version.  Raises ``sqlite3.DatabaseError``."""
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
+    db.text_factory = _text
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
@@ -159,6 +160,11 @@ def _opened(path: Path) -> sqlite3.Connection:
         raise
     path.chmod(0o600)
     return db
+
+
+def _text(data: bytes) -> str:
+    """A byte that was changed in a name costs that one conversation its name, not the broker all of them."""
+    return data.decode(errors="replace")
 
 
 def _is_damage(error: Exception, path: Path) -> bool:

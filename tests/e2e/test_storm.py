@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -71,8 +72,11 @@ class Follower:
                 async with raw_connection(self.port) as raw:
                     await self._read(raw)
             except Cut:
-                self.raw, back_at = None, time.monotonic() + self.chance.random() * JITTER_S
-                await eventually(lambda at=back_at: self.is_over or time.monotonic() >= at, 30)  # type: ignore[misc]
+                self.raw = None
+                await eventually(partial(self._may_come_back, time.monotonic() + self.chance.random() * JITTER_S), 30)
+
+    def _may_come_back(self, at: float) -> bool:
+        return self.is_over or time.monotonic() >= at
 
     async def _read(self, raw: RawClient) -> None:
         place = {"epoch": self.epoch} if self.epoch else {}

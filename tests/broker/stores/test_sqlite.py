@@ -163,7 +163,21 @@ def test_a_log_that_is_cut_anywhere_leaves_what_was_kept_before(tmp_path: Path) 
     assert seen == len(records) - 1
 
 
-@pytest.mark.parametrize("flip", [*range(100), *range(100, 8192, size(257, 16))])
+def test_a_name_that_is_no_text_hides_nothing_else(path: Path, store: SqliteStore) -> None:
+    """One byte of it was changed on disk: the others are there, and so is its record, which says where it lies."""
+    store.keep(ANN, b"a")
+    store.keep(BOB, b"b")
+    store._db.execute("UPDATE conversation SET subject = CAST(x'61ff6e' AS TEXT) WHERE subject = 'ann'")
+    store.close()
+    again = SqliteStore(path)
+    assert (again.was_damaged, sorted(again.conversations())) == (
+        False,
+        [(("local", "a\ufffdn", "conv-1"), b"a"), (BOB, b"b")],
+    )
+    again.close()
+
+
+@pytest.mark.parametrize("flip", [*range(100), 8004, *range(100, 8192, size(257, 16))])
 def test_a_flipped_byte_is_survived(flip: int, tmp_path: Path) -> None:
     """The file is read as it is, or put aside; never does it end the program."""
     filled(tmp_path)
