@@ -44,7 +44,10 @@ test-full: .venv/.project system .real-cli/.installed
 	@tests/run $(WORKERS) $(ARGS)
 
 soak: .venv/.project system
-	@SOAK=1 tests/run -s -q tests/e2e/test_cuts.py tests/e2e/test_crash.py tests/e2e/test_injection.py $(ARGS)
+	@SOAK=1 tests/run -s -q tests/e2e/test_cuts.py tests/e2e/test_crash.py tests/e2e/test_injection.py \
+		tests/e2e/test_accept_cuts.py tests/e2e/test_broker_kills.py tests/e2e/test_full_disk.py \
+		tests/e2e/test_idempotency.py tests/e2e/test_resume_variants.py tests/e2e/test_storm.py \
+		tests/broker/test_disk_quota.py tests/broker/test_windows.py tests/broker/stores $(ARGS)
 
 bench: .venv/.project
 	@.venv/bin/python -m bench $(ARGS)

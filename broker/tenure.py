@@ -375,7 +375,7 @@ class Tenure:
         """Until something changes, or the first of ``times``, or the replay log expires."""
         session, now = self.session, time.monotonic()
         if not session.readers and session.log.size:
-            expires = max(self.rest.detached_at, session.last_terminal_at) + self._config.replay.seconds
+            expires = self.rest.log_ends_at(session.last_terminal_at, self._config.replay.seconds)
             if now >= expires and session.turns.is_idle:
                 session.log.expire()
             elif session.turns.is_idle:

@@ -22,7 +22,7 @@ from tests.processes import read_process
 from tests.soak import LONG_S, size
 from tests.waiting import eventually
 
-SESSIONS, ROUNDS = size(8, 50), size(2, 50)
+SESSIONS, ROUNDS = size(5, 50), size(2, 50)
 GONE_S = 1.0
 """What is promised; the test allows for a loaded machine, and prints what it saw."""
 LONG = "[[sim tokens=3000 itl_ms=20]] long"

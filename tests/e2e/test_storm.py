@@ -24,10 +24,10 @@ from tests.soak import LONG_S, size
 from tests.waiting import eventually
 
 SESSIONS, FOLLOWERS, ROUNDS = size(5, 25), size(6, 20), size(3, 10)
-JITTER_S = 1.0
+JITTER_S = size(300, 1000) / 1000
 LIVE_S = 10.0
 """What is promised; printed, with three times as much for a loaded machine."""
-STREAM = "[[sim tokens=9000 itl_ms=100]] on and on"
+STREAM = f"[[sim tokens=9000 itl_ms={size(50, 100)}]] on and on"
 BETWEEN = 5
 """Frames that every client reads between two storms."""
 
