@@ -12,6 +12,12 @@ WORKERS := -n 2 --dist loadscope
 PACKAGES := $(wildcard broker protocol simulator bench tests)
 REAL_CLI := $(wildcard tests/real_cli/install tests/real_cli/package-lock.json tests/real_cli/requirements.txt)
 
+# Tests that have a full size: thousands of cuts, kills, cancels, and loads that last.
+SOAKS := $(addprefix tests/e2e/test_,$(addsuffix .py,cuts crash injection exhaustion replaced accept_cuts broker_kills \
+    full_disk idempotency resume_variants storm)) \
+    $(addprefix tests/broker/test_,$(addsuffix .py,pool_cancelled connection_cancelled tenure_cancelled spares life_model \
+    disk_quota windows)) tests/broker/stores
+
 # command:package - what the tests need beside Python, by the names of Debian. The only list of its kind.
 TOOLS := chromium:chromium promtool:prometheus ip:iproute2 unshare:util-linux setpriv:util-linux npm:npm bwrap:bubblewrap socat:socat
 
@@ -44,10 +50,7 @@ test-full: .venv/.project system .real-cli/.installed
 	@tests/run $(WORKERS) $(ARGS)
 
 soak: .venv/.project system
-	@SOAK=1 tests/run -s -q tests/e2e/test_cuts.py tests/e2e/test_crash.py tests/e2e/test_injection.py \
-	    tests/e2e/test_exhaustion.py tests/e2e/test_replaced.py tests/broker/test_pool_cancelled.py \
-	    tests/broker/test_connection_cancelled.py tests/broker/test_tenure_cancelled.py tests/broker/test_spares.py \
-	    tests/broker/test_life_model.py $(ARGS)
+	@SOAK=1 tests/run -s -q $(SOAKS) $(ARGS)
 
 bench: .venv/.project
 	@.venv/bin/python -m bench $(ARGS)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 HEALTH_URL = "http://127.0.0.1:9464/readyz"
 HEALTH_TIMEOUT_S = 3.0
 CHAT_URL = "ws://127.0.0.1:8765/v1/chat/ws"
-PORT_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
+OUTER_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.ENOSPC)
+"""Ports and disks of this machine: told in one line."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return max(_told(error) for error in _leaves(mistakes))
     except OSError as error:
-        if error.errno not in PORT_ERRORS:
+        if error.errno not in OUTER_ERRORS:
             raise
         print(f"broker: {error}", file=sys.stderr)
         return EXIT_FAILURE

@@ -5,6 +5,7 @@ Order of ending: no new sockets and no spares, turns end or the deadline comes, 
 clock of ``broker.drain``, whatever hangs.
 """
 
+import errno
 import gc
 import signal
 import time
@@ -271,7 +272,10 @@ def _opened_store(path: Path) -> SqliteStore:
     try:
         return SqliteStore(path)
     except StoreFailed as error:
-        raise ConfigError("state.dir", f"the index of conversations cannot be used: {error}") from error
+        message = f"the index of conversations cannot be used: {error}"
+        if error.is_of_disk:  # no mistake: another start may find room
+            raise OSError(errno.ENOSPC, f"state.dir: {message}") from error
+        raise ConfigError("state.dir", message) from error
 
 
 def _nothing(_number: int, _frame: object) -> None:

@@ -27,6 +27,9 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
     tenant_connections: Annotated[Count | None, says("Open sockets of one tenant.")] = None
     tenant_sessions: Annotated[Count | None, says("Conversations of one tenant that are kept.")] = None
+    tenant_disk_mb: Annotated[
+        Count | None, says("Megabytes on disk of one tenant's conversations, from which on none begins.")
+    ] = None
     tenant_processes: Annotated[Count | None, says("Processes that one tenant has or waits for.")] = None
     tenant_waiting: Annotated[
         Annotated[int, Meta(ge=0, le=1_000_000)] | None, says("Places of one tenant in the queue for a process.")

@@ -80,10 +80,14 @@ def failed(turn: Turn, reason: FailureReason, detail: str, *, is_unread: bool = 
     return TurnFailed(turn.id, reason, applied, retryable=applied is Applied.NO, detail=detail)
 
 
-def cut_off(message_id: str) -> TurnFailed:
-    """The end of a message that an earlier run of the broker has accepted, and did not live to see the end of."""
+def cut_off(message_id: str, *, is_unwritten: bool) -> TurnFailed:
+    """The end of a message that an earlier run of the broker has accepted, and did not live to see the end of.
+
+    ``is_unwritten``: no CLI was given it.
+    """
+    applied = Applied.NO if is_unwritten else Applied.UNKNOWN
     detail = "the broker was restarted"
-    return TurnFailed(message_id, FailureReason.BROKER_RESTARTED, Applied.UNKNOWN, retryable=False, detail=detail)
+    return TurnFailed(message_id, FailureReason.BROKER_RESTARTED, applied, retryable=is_unwritten, detail=detail)
 
 
 def is_stopped(turn: Turn, result: Result) -> bool:

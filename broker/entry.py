@@ -7,6 +7,7 @@ Owner: ``broker.registry``.  Times are monotonic seconds where nothing else is s
 import time
 from dataclasses import dataclass, field
 
+from broker.disk_quota import Place
 from broker.record import Record, encode, kept
 from broker.session import Session
 from broker.session_directory import Transcript
@@ -51,6 +52,12 @@ class Entry:
     def last_active(self) -> float:
         """The last time that anything happened in it."""
         return max(self.touched_at, self.session.last_terminal_at)
+
+    @property
+    def place(self) -> Place | None:
+        """Where it lies, and whether anything may write there; None while it lies nowhere."""
+        directory = self.tenure.succession.directory
+        return None if directory is None else Place(directory, self.last_active if self.state == "hibernated" else None)
 
     @property
     def settles_until(self) -> float:

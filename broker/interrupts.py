@@ -13,6 +13,7 @@ from msgspec import UNSET
 from broker.exchange import Exchange
 from broker.occupation import Occupation
 from broker.steering import WITHDRAWN, Steering
+from broker.terminals import Terminals
 from broker.turns import Turns
 from protocol import cli
 from protocol.codes import FailureReason
@@ -23,13 +24,11 @@ class Stoppable(Protocol):
     """What an interrupt needs of its session."""
 
     turns: Turns
+    terminals: Terminals
     exchange: Exchange
     steering: Steering
     occupation: Occupation
     is_gated: bool
-
-    def fail_queued(self, reason: FailureReason, detail: str) -> None:
-        """Every queued message ends unwritten."""
 
     def write(self, line: bytes) -> None:
         """Queue a line for the CLI."""
@@ -52,7 +51,7 @@ class Interrupts:
             return {"stale": True}
         cancelled = turns.queued_ids if control.cancel_queued else []
         if control.cancel_queued:
-            self._session.fail_queued(FailureReason.CANCELLED, WITHDRAWN)
+            self._session.terminals.fail_queued(FailureReason.CANCELLED, WITHDRAWN)
             self._session.steering.withdraw()
         if turns.ask_interrupt(time.monotonic()):
             self.send_due()

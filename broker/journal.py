@@ -17,6 +17,7 @@ from protocol.errors import ClientError
 
 log = structlog.get_logger(__name__)
 
+UNNOTED = "the message could not be noted (state.dir): nothing was written"
 MAX_OWED = 1024
 """Ends that wait for the store; above it the oldest are given up, and their messages count as cut off."""
 
@@ -36,19 +37,34 @@ class Journal:
         """A message was accepted: before, there is nothing that anybody would come back to."""
         self.on_first: Callable[[], None] = lambda: None
 
-    def accept(self, message_id: str, digest: bytes) -> None:
-        """A message, before it is written.  Raises ``ClientError(storage_failed)``; it is then not accepted."""
+    def accept(self, message_id: str, digest: bytes, is_waiting: bool) -> None:
+        """A message, before it is written.  ``is_waiting``: it is not written before ``write`` was called for it.
+
+        Raises ``ClientError(storage_failed)``; it is then not accepted.
+        """
         if self._store is None:
             return
         try:
-            self._store.accept(self._key, message_id, digest)
+            self._store.accept(self._key, message_id, digest, is_waiting=is_waiting)
         except StoreFailed as error:
-            self._failed("accept", error)
-            message = "the message could not be noted (state.dir): nothing was written"
-            raise ClientError(ErrorCode.STORAGE_FAILED, message, ref=message_id) from error
+            raise self._refusal("accept", message_id, error) from error
         if not self.is_used:
             self.is_used = True
             self.on_first()
+
+    def write(self, message_id: str) -> None:
+        """A message that waited is about to be written.  Raises ``ClientError(storage_failed)``; it must not be then,
+        or another run would say of it that it never was."""
+        if self._store is None:
+            return
+        try:
+            self._store.write(self._key, message_id)
+        except StoreFailed as error:
+            raise self._refusal("write", message_id, error) from error
+
+    def _refusal(self, operation: str, message_id: str, error: StoreFailed) -> ClientError:
+        self._failed(operation, error)
+        return ClientError(ErrorCode.STORAGE_FAILED, UNNOTED, ref=message_id)
 
     def end(self, outcomes: Sequence[tuple[str, Outcome]]) -> None:
         """How messages have ended."""

@@ -15,6 +15,8 @@ REMEMBERED_IDS = 1024
 """Finished ids per session that still answer a repeat with their outcome."""
 
 Outcome = Literal["completed", "failed"]
+Noted = Outcome | Literal["waiting"] | None
+"""How far a message of an earlier run came.  ``waiting``: no CLI was given it; None: one may have been."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ UNKNOWN_FRAMES = ("system", OTHER)
 QUESTION_KINDS = ("can_use_tool", "elicitation", "hook_callback", "mcp_message")
 QUESTION_OUTCOMES = ("allowed", "denied", "expired", "withdrawn", "refused")
 """``refused``: by the broker, unasked."""
-STORE_OPERATIONS = ("accept", "end", "keep", "forget")
+STORE_OPERATIONS = ("accept", "write", "end", "keep", "forget")
 PROTOCOL_ERRORS = (*ErrorCode, *(code.label for code in CloseCode))
 
 

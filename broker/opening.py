@@ -84,6 +84,9 @@ class Opening:
     ) -> tuple[Entry, bool]:
         """The conversation, and whether it is new."""
         found = self._registry.find(hello.session, identity, subject)
+        if identity.limits.tenant_disk_mb is not None and (found is None or hello.session.mode == "fork"):
+            await self._registry.disk.check(identity.tenant, identity.limits)
+            found = self._registry.find(hello.session, identity, subject)  # somebody else may have made it meanwhile
         if found is not None:
             self._judge_bound(found, hello, options, identity)
         if found is not None and hello.session.mode == "fork":

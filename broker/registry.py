@@ -18,6 +18,7 @@ from broker.auth import Identity
 from broker.branch import Budget, copy_conversation
 from broker.child import Again
 from broker.config import Config
+from broker.disk_quota import DiskQuota
 from broker.entry import Asleep, Entry
 from broker.errors import BrokerError
 from broker.journal import Journal
@@ -59,6 +60,7 @@ class Registry:
         self._scanning = anyio.CapacityLimiter(SCAN_THREADS)
         self._group: anyio.abc.TaskGroup | None = None
         self._upkeep = Upkeep(settings, pool, self._entries, self._sleepers, self.delete, self._forget)
+        self.disk = DiskQuota(self._upkeep.places, metrics)
 
     @property
     def _config(self) -> Config:
@@ -69,6 +71,7 @@ class Registry:
         """Hold the sessions' tasks until cancelled; each ends its own process."""
         async with anyio.create_task_group() as group:
             self._group = group
+            group.start_soon(self.disk.run, name="disk-quota")
             while True:
                 await anyio.sleep(SWEEP_EVERY_S)
                 self._upkeep.bound_logs()
@@ -279,7 +282,7 @@ class Registry:
         deadline = time.monotonic() + timeout_s
         for entry in self._entries.values():
             entry.tenure.is_draining = entry.session.turns.is_closed = True
-            entry.session.fail_queued(FailureReason.CANCELLED, "the broker is stopping")
+            entry.session.terminals.fail_queued(FailureReason.CANCELLED, "the broker is stopping")
             for reader in entry.session.readers:
                 reader.send(GoAway("draining", 1000))
             entry.tenure.wake()
@@ -289,7 +292,7 @@ class Registry:
                 await anyio.sleep(DRAIN_LOOK_S)
         finally:
             for entry in entries:
-                entry.session.fail_turn(FailureReason.DRAINING, "stop.drain_timeout_s is over")
+                entry.session.terminals.fail_running(FailureReason.DRAINING, "stop.drain_timeout_s is over")
                 entry.session.kill_reason = FailureReason.DRAINING.value  # its process goes: a late result ends nothing
                 for reader in list(entry.session.readers):
                     reader.close_soon(CloseCode.DRAINING, "draining")

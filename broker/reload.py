@@ -32,6 +32,7 @@ LIVE: Final = frozenset(
         # As a change of tenants.toml: from the next hello on.
         "limits.messages_per_second", "limits.messages_burst", "limits.refused_messages",
         "limits.tenant_messages_per_second", "limits.tenant_connections", "limits.tenant_sessions",
+        "limits.tenant_disk_mb",
         "limits.tenant_processes", "limits.tenant_waiting", "limits.tenant_cold_starts_per_minute",
         "policy.credentials", "policy.unscrubbed_secrets", "policy.base_urls", "policy.models",
         "policy.slash_commands", "policy.permission_modes", "policy.session_permission_rules", "policy.options",

@@ -29,6 +29,10 @@ class Rest:
             return max(self.bound_at, last_terminal_at) + self.limits.hibernate_after_s
         return max(self.detached_at, last_terminal_at) + self.limits.detach_timeout_s
 
+    def log_ends_at(self, last_terminal_at: float, keep_s: float) -> float:
+        """When what nobody reads is kept no longer, if nobody comes and no turn runs until then."""
+        return max(self.detached_at, last_terminal_at) + keep_s
+
     def may_be_asked(self, now: float) -> bool:
         """Whether it has had its process for long enough to be asked for it."""
         return now >= self.bound_at + self.limits.min_resident_s

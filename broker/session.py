@@ -35,6 +35,7 @@ from protocol import cli, codec, traces
 from protocol.cli_frames import FORWARDED, SYSTEM_SUBTYPES
 from protocol.codes import DropReason, FailureReason
 from protocol.controls import Control, Interrupt
+from protocol.errors import ClientError
 from protocol.frames import Accepted, Dropped, Message, ServerFrame, User, UserMessage
 from protocol.lines import Line, Oversized
 from protocol.media import describe
@@ -113,6 +114,7 @@ class Session:
         turn = Turn(message_id, line, content, reader.instance, received_at)
         is_steering = frame.steer and self.steering.is_possible
         written_at = time.monotonic() if is_steering else None
+        turn.is_noted_waiting = not (is_steering or (self.turns.is_idle and self._takes_a_turn))
         outcome = self.turns.submit(turn, digest(line), written_at, self.journal.accept)
         if isinstance(outcome, Repeat):
             reader.send(Accepted(message_id, 0, duplicate=True, outcome=outcome.outcome))
@@ -127,17 +129,23 @@ class Session:
 
     def start_next(self) -> bool:
         """Write the next queued message if the CLI is idle; True when the queue is empty afterwards."""
-        process = self.process
-        is_held = self.is_binding or self.is_gated or self.has_untold_changes or self.occupation.is_busy
-        is_held = is_held or process is None or self.kill_reason is not None
-        if is_held or (self.turns.current is None and process is not None and process.is_dead):
-            return not self.turns.queued_ids  # it waits, unwritten, where need be for the next process
-        turn = self.turns.start_next(time.monotonic())
+        turn = None
+        if self.turns.current is None and self._takes_a_turn:
+            try:
+                turn = self.turns.start_next(time.monotonic(), self.journal.write)
+            except ClientError as error:
+                self.terminals.fail_queued(FailureReason.CANCELLED, error.message)
         if turn is not None:
             self.terminals.await_first_token(turn)
             if self._write(turn, self.lines_before_turn() + turn.line):
                 self.announce(turn)
         return not self.turns.queued_ids
+
+    @property
+    def _takes_a_turn(self) -> bool:
+        """Whether an idle CLI would be given a message now; for the next process, and after answers, one waits."""
+        is_held = self.is_binding or self.is_gated or self.has_untold_changes or self.occupation.is_busy
+        return not (is_held or self.process is None or self.kill_reason is not None or self.process.is_dead)
 
     def _write(self, turn: Turn, lines: bytes) -> bool:
         """Give a message to the CLI; a process that takes none any more is ended, and the message with it."""
@@ -314,29 +322,21 @@ class Session:
 
     def _kill(self, reason: FailureReason, detail: str) -> None:
         """End the running turn for ``reason`` and ask the tenure to kill the process."""
-        self.fail_turn(reason, detail)
-        self.fail_queued(FailureReason.CANCELLED, "its process had to be ended: nothing was written")
+        self.terminals.fail_running(reason, detail)
+        self.terminals.fail_queued(FailureReason.CANCELLED, "its process had to be ended: nothing was written")
         if self.kill_reason is None:
             self.kill_reason = reason.value
             if self.process is not None:
                 self.process.kill()
         self.wake_task()
 
-    def fail_turn(self, reason: FailureReason, detail: str) -> None:
-        """The running turn, and what was steered into it, ends without a ``result``."""
-        self.terminals.fail_running(reason, detail)
-
-    def fail_queued(self, reason: FailureReason, detail: str) -> None:
-        """Every queued message ends unwritten."""
-        self.terminals.fail_queued(reason, detail)
-
     def detach_process(self, reason: FailureReason, detail: str) -> None:
         """The process is gone: end its turn for ``reason``, its prompts and control requests, and what was queued
         behind the turn.  A message that came while none ran stays: the next process gets it."""
         had_turn = self.turns.current is not None
-        self.fail_turn(reason, detail)
+        self.terminals.fail_running(reason, detail)
         if had_turn:
-            self.fail_queued(FailureReason.CANCELLED, "its process has ended: nothing was written")
+            self.terminals.fail_queued(FailureReason.CANCELLED, "its process has ended: nothing was written")
         self.exchange.process_gone()
         self.process = None
         self.is_gated = self.is_binding = False

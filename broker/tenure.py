@@ -161,8 +161,8 @@ class Tenure:
 
     def _fail_all(self, detail: str) -> None:
         """Every message ends here, and the process goes: a late result of its ends nothing any more."""
-        self.session.fail_turn(FailureReason.CANCELLED, detail)
-        self.session.fail_queued(FailureReason.CANCELLED, detail)
+        self.session.terminals.fail_running(FailureReason.CANCELLED, detail)
+        self.session.terminals.fail_queued(FailureReason.CANCELLED, detail)
         if self.session.process is not None:
             self.session.kill_reason = FailureReason.CANCELLED.value
 
@@ -180,7 +180,7 @@ class Tenure:
         finally:
             self.lobby.give_up(BrokerError(ErrorCode.INTERNAL, "the session has ended", close=CloseCode.INTERNAL))
             self.session.detach_process(FailureReason.DRAINING, "the broker is stopping")
-            self.session.fail_queued(FailureReason.CANCELLED, "the broker is stopping")
+            self.session.terminals.fail_queued(FailureReason.CANCELLED, "the broker is stopping")
 
     @property
     def _is_forgotten(self) -> bool:
@@ -235,7 +235,7 @@ class Tenure:
         what = told(error)
         log.warning("session.no_process", session=self.session.key[2], code=what.code.value, error=what.message)
         self.lobby.fail(what)
-        self.session.fail_queued(FailureReason.CANCELLED, "no process could be had: nothing was written")
+        self.session.terminals.fail_queued(FailureReason.CANCELLED, "no process could be had: nothing was written")
 
     async def _hold(self) -> None:
         """Lease, bind and keep one process.  A transcript that cannot be resumed is given up and told, once."""
@@ -369,7 +369,7 @@ class Tenure:
         """Until something changes, or the first of ``times``, or the replay log expires."""
         session, now = self.session, time.monotonic()
         if not session.readers and session.log.size:
-            expires = max(self.rest.detached_at, session.last_terminal_at) + self._config.replay.seconds
+            expires = self.rest.log_ends_at(session.last_terminal_at, self._config.replay.seconds)
             if now >= expires and session.turns.is_idle:
                 session.log.expire()
             elif session.turns.is_idle:

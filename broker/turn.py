@@ -76,6 +76,8 @@ class Turn:
     overhead_s: float = 0.0
     frames: int = 0
     first_seq: int = 0
+    is_noted_waiting: bool = False
+    """The journal says that no CLI was given it: that has to change before one is."""
     is_initialized: bool = False
     is_awaited: bool = False
     """Somebody waits for its first token: it is counted as such."""

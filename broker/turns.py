@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from broker import endings
-from broker.message_ids import MessageIds, Outcome, Repeat
+from broker.message_ids import MessageIds, Noted, Repeat
 from broker.turn import Turn, TurnEvent
 from broker.usage import Usage
 from protocol.cli import Result
@@ -44,17 +44,17 @@ class Turns:
         self.has_written = False
         """A CLI was told something that it could remember."""
 
-    def take_up(self, messages: Iterable[tuple[str, bytes, Outcome | None]], total: SessionTotals) -> list[TurnFailed]:
+    def take_up(self, messages: Iterable[tuple[str, bytes, Noted]], total: SessionTotals) -> list[TurnFailed]:
         """Go on with a conversation of an earlier run: its ids, oldest first, and what it has cost.
 
-        Returns the ends of those that had none: nobody knows how far they came.
+        Returns the ends of those that had none: of what did not wait any more nobody knows how far it came.
         """
         self.usage = Usage(total)
         cut_off = []
-        for message_id, content_digest, outcome in messages:
-            self._ids.restore(message_id, content_digest, outcome or "failed")
-            if outcome is None:
-                cut_off.append(endings.cut_off(message_id))
+        for message_id, content_digest, noted in messages:
+            self._ids.restore(message_id, content_digest, "completed" if noted == "completed" else "failed")
+            if noted is None or noted == "waiting":
+                cut_off.append(endings.cut_off(message_id, is_unwritten=noted == "waiting"))
         return cut_off
 
     @property
@@ -98,7 +98,7 @@ class Turns:
         turn: Turn,
         content_digest: bytes,
         steered_at: float | None = None,
-        commit: Callable[[str, bytes], None] = lambda message_id, content_digest: None,
+        commit: Callable[[str, bytes, bool], None] = lambda message_id, content_digest, is_waiting: None,
     ) -> int | Repeat:
         """Accept a message: how many are before it, or the repeat that it is.
 
@@ -114,7 +114,7 @@ class Turns:
         is_next = self.current is None and not self._queue
         if len(self._queue) + len(self.steered) >= self._max_queued and not is_next:
             raise ClientError(ErrorCode.QUEUE_FULL, f"turn.queue is {self._max_queued}", ref=turn.id)
-        commit(turn.id, content_digest)
+        commit(turn.id, content_digest, turn.is_noted_waiting)
         self._ids.accept(turn.id, content_digest)
         if steered_at is not None:
             assert self.current is not None
@@ -125,10 +125,15 @@ class Turns:
         self._queue.append(turn)
         return before
 
-    def start_next(self, now: float) -> Turn | None:
-        """Make the oldest queued turn the running one, to be written now; None when one runs or none waits."""
+    def start_next(self, now: float, commit: Callable[[str], None] = lambda message_id: None) -> Turn | None:
+        """Make the oldest queued turn the running one, to be written now; None when one runs or none waits.
+
+        ``commit`` is called first where the turn was noted as waiting; it may raise, and nothing is changed then.
+        """
         if self.current is not None or not self._queue:
             return None
+        if self._queue[0].is_noted_waiting:
+            commit(self._queue[0].id)
         self.current = turn = self._queue.popleft()
         self._write(turn, now)
         return turn

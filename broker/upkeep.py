@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import anyio.to_thread
 import structlog
 
+from broker.disk_quota import Place
 from broker.entry import Asleep, Entry
 from broker.pool import Pool
 from broker.relief import Idle, chosen
@@ -67,6 +68,15 @@ class Upkeep:
             log.info("session.retired", tenant=asleep.key[0], session=asleep.key[2])
             self._forget(asleep)
             await anyio.to_thread.run_sync(self._pool.directory(asleep.record.directory).wipe)
+
+    def places(self, tenant: str) -> list[Place]:
+        """Where the tenant's conversations lie, those that lie anywhere."""
+        awake = (entry.place for key, entry in self._entries.items() if key[0] == tenant)
+        asleep = (
+            Place(self._pool.directory(asleep.record.directory), asleep.last_active)
+            for asleep in self._sleepers.of(tenant, None)
+        )
+        return [place for place in (*awake, *asleep) if place is not None]
 
     def _relieve(self, waiting: list[str]) -> None:
         """Tenants wait and there is no room: idle sessions give their processes back."""

@@ -86,6 +86,7 @@ class Limit(StrEnum):
     TENANT_MESSAGES_PER_SECOND = "tenant_messages_per_second"
     TENANT_CONNECTIONS = "tenant_connections"
     TENANT_SESSIONS = "tenant_sessions"
+    TENANT_DISK_MB = "tenant_disk_mb"
     TENANT_PROCESSES = "tenant_processes"
     TENANT_WAITING = "tenant_waiting"
     TENANT_COLD_STARTS_PER_MINUTE = "tenant_cold_starts_per_minute"

@@ -2,6 +2,10 @@
 
 Write-ahead log and ``synchronous = NORMAL``: what was kept outlives every end of the process; a power cut may cost the
 last transactions, never the file.  The file holds no secret, and nothing of it is trusted: a damaged one is put aside.
+
+That a message only waited is believed within one boot of the machine: what the kernel has taken is there as long as it
+runs.  After a power cut the note that the message was written may be what is missing; a sync for each such note would
+cost the frame path what the disk takes.
 """
 
 import os
@@ -10,14 +14,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from uuid import uuid4
 
-from broker.message_ids import Outcome
+from broker.message_ids import Noted, Outcome
 from broker.stores import Key, StoreFailed
 
 VERSION = 1
 REMEMBERED_IDS = 1024
 """Ended ids that are kept of each conversation, as in memory."""
 PRUNE_EVERY = 256
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+WAITING = "waiting "
+"""Begins the outcome of a message that no CLI was given; the boot in which that was noted ends it."""
 OUTER_FAULTS = frozenset(
     {
         sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY,
@@ -38,7 +46,7 @@ CREATE TABLE message (
 """
 MESSAGES = "SELECT message, digest, outcome FROM message WHERE tenant = ? AND subject = ? AND id = ? ORDER BY n"
 PRUNE = """
-DELETE FROM message WHERE tenant = ? AND subject = ? AND id = ? AND outcome IS NOT NULL AND n <= (
+DELETE FROM message WHERE tenant = ? AND subject = ? AND id = ? AND outcome IN ('completed', 'failed') AND n <= (
     SELECT n FROM message WHERE tenant = ? AND subject = ? AND id = ? ORDER BY n DESC LIMIT 1 OFFSET ?
 )
 """
@@ -54,11 +62,12 @@ class SqliteStore:
         """
         self.was_damaged = False
         self._accepted = 0
+        self._waiting = WAITING + _boot()
         try:
             self._db = _opened(path)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if not _is_damage(error, path):
-                raise StoreFailed(f"{path}: {error}") from error
+                raise _failure(path, error) from error
             _put_aside(path)
             self.was_damaged = True
             with _translated(path):
@@ -70,26 +79,35 @@ class SqliteStore:
             rows = db.execute("SELECT tenant, subject, id, record FROM conversation").fetchall()
         return [((tenant, subject, session_id), record) for tenant, subject, session_id, record in rows]
 
-    def messages(self, key: Key) -> list[tuple[str, bytes, Outcome | None]]:
+    def messages(self, key: Key) -> list[tuple[str, bytes, Noted]]:
         with self._transaction() as db:
-            return db.execute(
-                "SELECT message, digest, outcome FROM message WHERE tenant = ? AND subject = ? AND id = ? ORDER BY n",
-                key,
-            ).fetchall()
+            rows = db.execute(MESSAGES, key).fetchall()
+        known: dict[str | None, Noted] = {
+            "completed": "completed", "failed": "failed", self._waiting: "waiting",
+        }  # fmt: skip
+        return [(message_id, digest, known.get(outcome)) for message_id, digest, outcome in rows]
 
     def keep(self, key: Key, record: bytes) -> None:
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO conversation VALUES (?, ?, ?, ?)", (*key, record))
 
-    def accept(self, key: Key, message_id: str, digest: bytes) -> None:
+    def accept(self, key: Key, message_id: str, digest: bytes, *, is_waiting: bool) -> None:
         with self._transaction() as db:
             db.execute(
-                "INSERT OR REPLACE INTO message (tenant, subject, id, message, digest) VALUES (?, ?, ?, ?, ?)",
-                (*key, message_id, digest),
+                "INSERT OR REPLACE INTO message (tenant, subject, id, message, digest, outcome) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (*key, message_id, digest, self._waiting if is_waiting else None),
             )
             self._accepted += 1
             if self._accepted % PRUNE_EVERY == 0:
                 db.execute(PRUNE, (*key, *key, REMEMBERED_IDS + PRUNE_EVERY))
+
+    def write(self, key: Key, message_id: str) -> None:
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE message SET outcome = NULL WHERE tenant = ? AND subject = ? AND id = ? AND message = ?",
+                (*key, message_id),
+            )
 
     def end(self, key: Key, outcomes: Iterable[tuple[str, Outcome]]) -> None:
         with self._transaction() as db:
@@ -113,9 +131,18 @@ class SqliteStore:
             yield self._db
 
 
+def _boot() -> str:
+    """Names this boot of the machine; where it cannot be told, nothing of another run is of the same one."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return str(uuid4())
+
+
 def _opened(path: Path) -> sqlite3.Connection:
     """A connection to a file that is whole and of this version.  Raises ``sqlite3.DatabaseError``."""
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
+    db.text_factory = _text
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
@@ -133,6 +160,11 @@ def _opened(path: Path) -> sqlite3.Connection:
         raise
     path.chmod(0o600)
     return db
+
+
+def _text(data: bytes) -> str:
+    """A byte that was changed in a name costs that one conversation its name, not the broker all of them."""
+    return data.decode(errors="replace")
 
 
 def _is_damage(error: Exception, path: Path) -> bool:
@@ -157,4 +189,9 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        raise StoreFailed(f"{path}: {error}") from error
+        raise _failure(path, error) from error
+
+
+def _failure(path: Path, error: Exception) -> StoreFailed:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    return StoreFailed(f"{path}: {error}", is_of_disk=code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR))

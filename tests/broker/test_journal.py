@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pytest
 
 from broker.journal import MAX_OWED, Journal
-from broker.message_ids import Outcome
+from broker.message_ids import Noted, Outcome
 from broker.metrics import Metrics
 from broker.stores import Key, StoreFailed
 from protocol.codes import ErrorCode
@@ -20,7 +20,7 @@ class Memory:
     def __init__(self) -> None:
         self.is_full = False
         self.records: dict[Key, bytes] = {}
-        self.ids: dict[str, Outcome | None] = {}
+        self.ids: dict[str, Noted] = {}
         self.calls = 0
 
     def _check(self) -> None:
@@ -31,14 +31,18 @@ class Memory:
     def conversations(self) -> list[tuple[Key, bytes]]:
         return list(self.records.items())
 
-    def messages(self, key: Key) -> list[tuple[str, bytes, Outcome | None]]:
+    def messages(self, key: Key) -> list[tuple[str, bytes, Noted]]:
         return []
 
     def keep(self, key: Key, record: bytes) -> None:
         self._check()
         self.records[key] = record
 
-    def accept(self, key: Key, message_id: str, digest: bytes) -> None:
+    def accept(self, key: Key, message_id: str, digest: bytes, *, is_waiting: bool) -> None:
+        self._check()
+        self.ids[message_id] = "waiting" if is_waiting else None
+
+    def write(self, key: Key, message_id: str) -> None:
         self._check()
         self.ids[message_id] = None
 
@@ -64,11 +68,26 @@ def test_what_cannot_be_noted_is_not_accepted() -> None:
     journal = Journal(KEY, store, metrics)
     store.is_full = True
     with pytest.raises(ClientError) as caught:
-        journal.accept("m-1", b"")
+        journal.accept("m-1", b"", False)
     assert (caught.value.code, caught.value.ref) == (ErrorCode.STORAGE_FAILED, "m-1")
     assert failures(metrics, "accept") == 1
     store.is_full = False
-    journal.accept("m-1", b"")
+    journal.accept("m-1", b"", False)
+    assert store.ids == {"m-1": None}
+
+
+def test_what_waited_is_not_written_before_that_is_noted() -> None:
+    """Else another run would say of it that no CLI was given it."""
+    store, metrics = Memory(), Metrics()
+    journal = Journal(KEY, store, metrics)
+    journal.accept("m-1", b"", True)
+    store.is_full = True
+    with pytest.raises(ClientError) as caught:
+        journal.write("m-1")
+    assert (caught.value.code, caught.value.ref) == (ErrorCode.STORAGE_FAILED, "m-1")
+    assert (store.ids, failures(metrics, "write")) == ({"m-1": "waiting"}, 1)
+    store.is_full = False
+    journal.write("m-1")
     assert store.ids == {"m-1": None}
 
 
@@ -111,7 +130,8 @@ def test_what_is_owed_is_bounded() -> None:
 def test_without_a_store_nothing_is_kept() -> None:
     """And nothing is refused."""
     journal = Journal(KEY, None, Metrics())
-    journal.accept("m-1", b"")
+    journal.accept("m-1", b"", True)
+    journal.write("m-1")
     journal.end([("m-1", "completed")])
     journal.keep(b"r")
     journal.forget()

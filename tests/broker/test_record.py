@@ -74,6 +74,19 @@ def test_every_field_of_bound_is_kept_or_is_known_not_to_be() -> None:
     assert {*Kept.__struct_fields__} == {*PLAIN, "initialize", "agents"}
 
 
+def test_a_record_that_is_cut_or_changed_at_any_byte_raises_nothing() -> None:
+    """Cut, it is none; with one bit changed, none or a record."""
+    data = encode(Record("0b4e", "0b4ec0de", 1.0, 2.0, fork_of="p", bound=kept(bound()), total=SessionTotals(3)))
+    assert [size for size in range(len(data)) if decode(data[:size]) is not None] == []
+    read = sum(
+        decode(data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]) is not None
+        for at in range(len(data))
+        for bit in range(8)
+    )
+    print(f"{len(data)} cuts: none is read; {8 * len(data)} changed bits: {read} are")
+    assert decode(data) is not None
+
+
 @pytest.mark.parametrize("data", [b"", b"{}", b"null", b"[", b'{"directory":1}', b"\xff"])
 def test_what_no_broker_has_written_is_none(data: bytes) -> None:
     """Nothing is raised."""

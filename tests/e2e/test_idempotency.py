@@ -9,17 +9,24 @@ from typing import Any
 import pytest
 
 from tests.kit.broker import Broker, started_broker
-from tests.kit.client import Client, Frame, connected, contiguous, terminals
+from tests.kit.client import TERMINALS, Client, Frame, connected, contiguous, terminals
 from tests.kit.ledger import cli, processes_of, user_ids
 from tests.oracle import Oracle
+from tests.soak import LONG_S, size
 
-IDS = 100
+IDS, SENDS, CHANGED = size(100, 1000), size(2, 10), size(10, 100)
+"""Messages, how often each is sent, and how many of them once more with other content."""
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory, oracle: Oracle) -> Iterator[Broker]:
     """A broker whose sessions let more wait, and whose connections may send more, than this module ever sends."""
-    config = {"turn": {"queue": 2 * IDS}, "limits": {"messages_burst": 4 * IDS}, "session": {"detach_timeout_s": 3}}
+    config = {
+        "turn": {"queue": 2 * IDS},
+        "limits": {"messages_burst": IDS * SENDS + 1000},
+        "session": {"detach_timeout_s": 3},
+        "replay": {"frames": 100 * IDS, "bytes": 2**26},
+    }
     with started_broker(tmp_path_factory.mktemp("idempotency"), config) as found:
         oracle.allow(pid=found.pid)
         yield found
@@ -128,8 +135,17 @@ async def test_a_message_that_was_refused_has_used_no_id(broker: Broker) -> None
         assert (await client.turn("hello", "m-1"))["type"] == "broker.turn_completed"
 
 
-async def test_a_hundred_ids_raced_over_two_sockets(broker: Broker) -> None:
-    """Both sockets send every id, each in its own order: each reaches the CLI once, each socket hears of each once."""
+async def ended(client: Client) -> None:
+    """Until every message of the race has its end."""
+    count = len(terminals(client.frames))
+    while count < IDS:
+        count += (await client.receive(120))["type"] in TERMINALS
+
+
+@pytest.mark.timeout(LONG_S)
+async def test_ids_raced_over_two_sockets(broker: Broker) -> None:
+    """Both sockets send every id, in an order of their own, again and again: each reaches the CLI once, every other
+    send is told as a duplicate, and with other content it is a conflict."""
     seed = random.randrange(1_000_000)
     print(f"seed {seed}")
     async with connected(broker.url, hello=opening("race", "one")) as one:
@@ -140,19 +156,23 @@ async def test_a_hundred_ids_raced_over_two_sockets(broker: Broker) -> None:
                 for message_id in order:
                     await client.say(f"[[sim tokens=2]] {message_id}", message_id)
 
-            orders = [random.Random(seed + number).sample(ids, IDS) for number in range(2)]
+            each = ids * (SENDS // 2)
+            orders = [random.Random(seed + number).sample(each, len(each)) for number in range(2)]
             async with asyncio.TaskGroup() as group:
                 for client, order in zip((one, two), orders, strict=True):
                     group.create_task(send_all(client, order))
             for client in (one, two):
-                while len(terminals(client.frames)) < IDS:
-                    await client.receive()
+                await ended(client)
                 await client.sync()
                 assert Counter(frame["id"] for frame in terminals(client.frames)) == Counter(ids)
                 assert contiguous(client.frames)
             receipts = one.of_type("broker.accepted") + two.of_type("broker.accepted")
             assert Counter(frame["id"] for frame in receipts if not frame["duplicate"]) == Counter(ids)
-            assert Counter(frame["id"] for frame in receipts if frame["duplicate"]) == Counter(ids)
+            duplicates = [frame["id"] for frame in receipts if frame["duplicate"]]
+            assert Counter(duplicates) == Counter(ids * (SENDS - 1))
+            for message_id in random.Random(seed).sample(ids, CHANGED):
+                assert (await accepted(two, f"[[sim tokens=2]] not {message_id}", message_id))["code"] == "id_conflict"
             assert Counter(ids_at_cli(broker, one)) == Counter(ids)
             started = [frame["id"] for frame in one.of_type("broker.message") if frame["state"] == "started"]
             assert started == ids_at_cli(broker, one)
+            print(f"{IDS} ids x {SENDS} sends: {len(duplicates)} duplicates, {CHANGED} conflicts")

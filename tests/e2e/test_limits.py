@@ -30,6 +30,7 @@ NEVER = 0.001
 TENANTS: dict[str, dict[str, Any]] = {
     "sockets": {"tenant_connections": 2},
     "sessions": {"tenant_sessions": 2},
+    "disk": {"tenant_disk_mb": 3},
     "processes": {"tenant_processes": 1},
     "waiting": {"tenant_waiting": 0},
     "cold": {"tenant_cold_starts_per_minute": 1},
@@ -307,6 +308,44 @@ async def test_sessions_over_the_cap(broker: Broker) -> None:
         async with connected(broker.url, headers=headers, hello={"session": {"id": "s-3"}}):
             pass
     assert refused(broker, "tenant_sessions") == 2
+
+
+async def test_disk_over_the_cap(broker: Broker) -> None:
+    """An agent has filled it: no conversation begins and none is branched, until a look finds room again; those that
+    are there go on."""
+    headers = bearer("disk")
+    disk = {"session": {"mode": "open", "id": "d-1"}, "options": {"permission_mode": "default"}}
+
+    async def bash(client: Client, command: str) -> None:
+        await client.say(f'[[sim tokens=1 tool="Bash:{command}"]]')
+        await client.answer((await client.prompt())["request_id"], behavior="allow", updatedInput={"command": command})
+        assert (await client.terminal())["type"] == "broker.turn_completed"
+
+    async def begins(wanted: bool) -> None:
+        """Until that is the answer: a figure is good for some seconds."""
+        deadline, is_welcome = time.monotonic() + 30, not wanted
+        while is_welcome != wanted:
+            assert time.monotonic() < deadline
+            async with connected(broker.url, headers=headers) as client:
+                try:
+                    await client.hello(session={"mode": "new"}, options={"lazy": True})
+                    is_welcome = True
+                except ConnectionClosed:
+                    is_welcome = False
+
+    async with connected(broker.url, headers=headers, hello=disk) as one:
+        await bash(one, "head -c 4000000 /dev/urandom > big")
+        await begins(wanted=False)
+        for session in ({"id": "d-2"}, {"mode": "fork", "id": "d-1"}):
+            async with connected(broker.url, headers=headers) as client:
+                code, error = await turned_away(client, session=session)
+            assert (code, error["code"]) == (4004, "quota_exceeded")
+            assert error["message"] == "the tenant has reached limits.tenant_disk_mb = 3"
+        async with connected(broker.url, headers=headers, hello={"session": {"mode": "resume", "id": "d-1"}}) as again:
+            assert (await again.turn("hello"))["is_error"] is False
+        await bash(one, "rm big")
+        await begins(wanted=True)
+    assert refused(broker, "tenant_disk_mb") >= 3
 
 
 async def test_processes_over_the_cap(broker: Broker) -> None:

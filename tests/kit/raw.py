@@ -71,6 +71,11 @@ class ServerBytes:
         return frames
 
     @property
+    def rest(self) -> bytes:
+        """What has come of the frame that is not complete."""
+        return bytes(self._buffer)
+
+    @property
     def place(self) -> Place:
         """Where the bytes so far break off."""
         if not self.head:
@@ -127,6 +132,8 @@ class RawClient:
         self.bytes = ServerBytes()
         self.texts: list[str] = []
         self.close_code: int | None = None
+        self.sent = 0
+        """Bytes that were given to the socket."""
 
     async def send(self, frame: Mapping[str, Any] | bytes) -> None:
         """Send one text message; bytes go as they are."""
@@ -135,6 +142,7 @@ class RawClient:
 
     async def send_raw(self, data: bytes) -> None:
         """Send bytes.  Raises ``Cut`` when nobody is there any more."""
+        self.sent += len(data)
         try:
             self._writer.write(data)
             await self._writer.drain()

@@ -12,9 +12,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from broker.message_ids import Outcome
-from broker.stores import Key, StoreFailed
+from broker.message_ids import Noted
+from broker.stores import Key, StoreFailed, sqlite
 from broker.stores.sqlite import PRUNE_EVERY, REMEMBERED_IDS, SqliteStore
+from tests.soak import LONG_S, size
 
 ANN, BOB = ("local", "ann", "conv-1"), ("local", "bob", "conv-1")
 
@@ -36,9 +37,9 @@ def test_what_was_kept_is_there_again(path: Path, store: SqliteStore) -> None:
     store.keep(ANN, b"a")
     store.keep(ANN, b"aa")
     store.keep(BOB, b"b")
-    store.accept(ANN, "m-1", b"1")
-    store.accept(ANN, "m-2", b"2")
-    store.accept(BOB, "m-1", b"3")
+    store.accept(ANN, "m-1", b"1", is_waiting=False)
+    store.accept(ANN, "m-2", b"2", is_waiting=False)
+    store.accept(BOB, "m-1", b"3", is_waiting=False)
     store.end(ANN, [("m-2", "completed"), ("m-9", "failed")])
     store.close()
     again = SqliteStore(path)
@@ -53,15 +54,46 @@ def test_what_was_kept_is_there_again(path: Path, store: SqliteStore) -> None:
 
 def test_old_ids_are_forgotten_and_open_ones_are_not(store: SqliteStore) -> None:
     """As in memory: the last thousand, and every one without an end."""
-    store.accept(ANN, "open", b"")
+    store.accept(ANN, "open", b"", is_waiting=False)
     total = REMEMBERED_IDS + 3 * PRUNE_EVERY
     for number in range(total):
-        store.accept(ANN, f"m-{number}", b"")
+        store.accept(ANN, f"m-{number}", b"", is_waiting=False)
         store.end(ANN, [(f"m-{number}", "completed")])
     ids = [message_id for message_id, _, _ in store.messages(ANN)]
     assert ids[0] == "open"
     assert ids[-REMEMBERED_IDS:] == [f"m-{number}" for number in range(total - REMEMBERED_IDS, total)]
     assert len(ids) <= REMEMBERED_IDS + 2 * PRUNE_EVERY + 1
+
+
+def test_what_waits_is_remembered_however_much_ends_after_it(store: SqliteStore) -> None:
+    """It has no end."""
+    store.accept(ANN, "waits", b"", is_waiting=True)
+    for number in range(REMEMBERED_IDS + 3 * PRUNE_EVERY):
+        store.accept(ANN, f"m-{number}", b"", is_waiting=False)
+        store.end(ANN, [(f"m-{number}", "completed")])
+    assert store.messages(ANN)[0] == ("waits", b"", "waiting")
+
+
+def test_that_a_message_only_waited_is_believed_in_the_same_boot_alone(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut may have taken the note that it was written."""
+    boot = tmp_path / "boot_id"
+    monkeypatch.setattr(sqlite, "BOOT_ID", boot)
+    boot.write_text("one\n")
+    store = SqliteStore(path)
+    for message_id in ("m-1", "m-2", "m-3"):
+        store.accept(ANN, message_id, b"", is_waiting=True)
+    store.write(ANN, "m-2")
+    store.end(ANN, [("m-3", "failed")])
+    for now, waited in (("one\n", "waiting"), ("two\n", None), (None, None)):
+        store.close()
+        boot.unlink(missing_ok=True)
+        if now is not None:
+            boot.write_text(now)
+        store = SqliteStore(path)
+        assert store.messages(ANN) == [("m-1", b"", waited), ("m-2", b"", None), ("m-3", b"", "failed")]
+    store.close()
 
 
 def test_a_full_disk_keeps_nothing_and_says_so(path: Path, store: SqliteStore) -> None:
@@ -107,16 +139,17 @@ def filled(folder: Path) -> list[bytes]:
     return records
 
 
+@pytest.mark.timeout(LONG_S)
 def test_a_log_that_is_cut_anywhere_leaves_what_was_kept_before(tmp_path: Path) -> None:
     """At every length the file opens, with one of the records that were kept, the later the longer it is."""
     records = filled(tmp_path)
     whole = (tmp_path / "killed.db-wal").read_bytes()
-    cut_at = sorted({*range(0, len(whole), 997), *range(max(0, len(whole) - 60), len(whole) + 1)})
+    cut_at = sorted({*range(0, len(whole), size(997, 1)), *range(max(0, len(whole) - 60), len(whole) + 1)})
     seen = -1
-    for size in cut_at:
+    for length in cut_at:
         path = tmp_path / "cut.db"
         shutil.copy(tmp_path / "killed.db", path)
-        Path(f"{path}-wal").write_bytes(whole[:size])
+        Path(f"{path}-wal").write_bytes(whole[:length])
         Path(f"{path}-shm").unlink(missing_ok=True)
         store = SqliteStore(path)
         found = [records.index(record) for _, record in store.conversations()] if not store.was_damaged else []
@@ -126,10 +159,25 @@ def test_a_log_that_is_cut_anywhere_leaves_what_was_kept_before(tmp_path: Path) 
         seen = number
         for left in tmp_path.glob("cut.db*"):
             left.unlink()
+    print(f"{len(cut_at)} lengths of a log of {len(whole)} bytes")
     assert seen == len(records) - 1
 
 
-@pytest.mark.parametrize("flip", [*range(100), *range(100, 8192, 257)])
+def test_a_name_that_is_no_text_hides_nothing_else(path: Path, store: SqliteStore) -> None:
+    """One byte of it was changed on disk: the others are there, and so is its record, which says where it lies."""
+    store.keep(ANN, b"a")
+    store.keep(BOB, b"b")
+    store._db.execute("UPDATE conversation SET subject = CAST(x'61ff6e' AS TEXT) WHERE subject = 'ann'")
+    store.close()
+    again = SqliteStore(path)
+    assert (again.was_damaged, sorted(again.conversations())) == (
+        False,
+        [(("local", "a\ufffdn", "conv-1"), b"a"), (BOB, b"b")],
+    )
+    again.close()
+
+
+@pytest.mark.parametrize("flip", [*range(100), 8004, *range(100, 8192, size(257, 16))])
 def test_a_flipped_byte_is_survived(flip: int, tmp_path: Path) -> None:
     """The file is read as it is, or put aside; never does it end the program."""
     filled(tmp_path)
@@ -160,18 +208,26 @@ class Model(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.store = SqliteStore(self.folder / "index.db")
         self.records: dict[Key, bytes] = {}
-        self.ids: dict[Key, dict[str, tuple[bytes, Outcome | None]]] = {ANN: {}, BOB: {}}
+        self.ids: dict[Key, dict[str, tuple[bytes, Noted]]] = {ANN: {}, BOB: {}}
 
     @rule(key=KEYS, record=st.binary(max_size=30))
     def keep(self, key: Key, record: bytes) -> None:
         self.store.keep(key, record)
         self.records[key] = record
 
-    @rule(key=KEYS, message_id=IDS, digest=st.binary(max_size=4))
-    def accept(self, key: Key, message_id: str, digest: bytes) -> None:
-        self.store.accept(key, message_id, digest)
+    @rule(key=KEYS, message_id=IDS, digest=st.binary(max_size=4), is_waiting=st.booleans())
+    def accept(self, key: Key, message_id: str, digest: bytes, is_waiting: bool) -> None:
+        self.store.accept(key, message_id, digest, is_waiting=is_waiting)
         self.ids[key].pop(message_id, None)
-        self.ids[key][message_id] = (digest, None)
+        self.ids[key][message_id] = (digest, "waiting" if is_waiting else None)
+
+    @rule(key=KEYS, message_id=IDS)
+    def write(self, key: Key, message_id: str) -> None:
+        found = self.ids[key].get(message_id)
+        if found is None or found[1] in (None, "waiting"):  # what has ended is not written
+            self.store.write(key, message_id)
+            if found is not None:
+                self.ids[key][message_id] = (found[0], None)
 
     @rule(key=KEYS, message_id=IDS, outcome=st.sampled_from(["completed", "failed"]))
     def end(self, key: Key, message_id: str, outcome: Any) -> None:
