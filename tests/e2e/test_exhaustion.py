@@ -115,10 +115,12 @@ async def test_who_waits_too_long_is_told_in_time(tmp_path: Path) -> None:
 
         async def wait(name: str) -> None:
             async with connected(broker.url, headers={"Authorization": f"Bearer {name}"}) as client:
+                sent = time.monotonic()
                 await client.send({"type": "broker.hello"})
                 await client.until_type("broker.waiting")
                 began = time.monotonic()
                 error = await client.error()
+                assert time.monotonic() - sent >= TIMEOUT_S
                 took.append(time.monotonic() - began)
                 assert (error["code"], await client.closed()) == ("pool_unavailable", 4005)
 
@@ -131,7 +133,6 @@ async def test_who_waits_too_long_is_told_in_time(tmp_path: Path) -> None:
     late = sorted(seconds - TIMEOUT_S for seconds in took)
     print(f"{len(took)} refused, {late[0] * 1e3:.0f} to {late[-1] * 1e3:.0f} ms after the deadline, "
           f"p50 {late[len(late) // 2] * 1e3:.0f} ms")  # fmt: skip
-    assert late[0] > -0.05
     assert late[-1] < 5
 
 
