@@ -68,7 +68,8 @@ class Cgroup:
     def take_in(self, pid: int) -> None:
         """Make the folder and put a process into it that has just been started, with children that it has already.
 
-        Blocking, about 0.1 ms.  A failure is logged and counted: the process then lives without one.
+        Blocking; measured on 2 shared cores: 0.3 ms at the median, 5 ms at p99 (the kernel takes a lock of all of its
+        processes).  A failure is logged and counted: the process then lives without one.
         """
         path = self._path
         if path is None:
