@@ -4,10 +4,15 @@ Callers: ``tests.kit.broker`` when a broker has ended; the tests of trees and th
 """
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from broker.cgroup import Cgroups
+from tests.waiting import POLL_S
+
+DYING_S = 1.0
+"""For the processes of a broker that was killed: they die right after it."""
 
 
 def folder_of(state: Path) -> Path | None:
@@ -34,6 +39,9 @@ def check_cgroups(state: Path, *, is_clean: bool) -> None:
     if folder is None:
         return
     assert not (is_clean and folder.exists()), f"cgroups are left: {sorted(folder.rglob('cgroup.procs'))}"
-    for path, _, _ in os.walk(folder, topdown=False):
-        with suppress(OSError):  # somebody is in it: the house oracle tells, unless it is meant to be
-            os.rmdir(path)
+    deadline = time.monotonic() + DYING_S
+    while folder.exists() and time.monotonic() < deadline:
+        for path, _, _ in os.walk(folder, topdown=False):
+            with suppress(OSError):  # somebody is in it: the house oracle tells, unless it is meant to be
+                os.rmdir(path)
+        time.sleep(POLL_S)
