@@ -14,9 +14,10 @@ REAL_CLI := $(wildcard tests/real_cli/install tests/real_cli/package-lock.json t
 
 # Tests that have a full size: thousands of cuts, kills, cancels, and loads that last.
 SOAKS := $(addprefix tests/e2e/test_,$(addsuffix .py,cuts crash injection exhaustion replaced accept_cuts broker_kills \
-    full_disk idempotency resume_variants storm)) \
+    full_disk idempotency resume_variants storm supervision \
+    descriptors failing_starts)) \
     $(addprefix tests/broker/test_,$(addsuffix .py,pool_cancelled connection_cancelled tenure_cancelled spares life_model \
-    disk_quota windows)) tests/broker/stores
+    disk_quota windows process)) tests/broker/stores
 
 # command:package - what the tests need beside Python, by the names of Debian. The only list of its kind.
 TOOLS := chromium:chromium promtool:prometheus ip:iproute2 unshare:util-linux setpriv:util-linux npm:npm bwrap:bubblewrap socat:socat

@@ -27,13 +27,15 @@ from broker.drain import Drain
 from broker.errors import ConfigError
 from broker.http import AdminSite, PublicSite
 from broker.last_resort import LastResort
-from broker.launcher import Launcher, find_cli
+from broker.launcher import Launcher
 from broker.listeners import Listeners
 from broker.listing import Listing
+from broker.memory_watch import MemoryWatch
 from broker.metrics import Metrics
 from broker.notify import Notify
 from broker.orphans import become_subreaper, kill_adopted, kill_children
 from broker.pool import Pool
+from broker.program import find_cli
 from broker.registry import Registry
 from broker.reload import Plan, plan
 from broker.server import Server
@@ -66,6 +68,7 @@ class App:
         self.metrics.built(found.version)
         self._launcher = Launcher(found, Path(config.state.dir), config.cli.env, config.pool.user_ids)
         self._launcher.claim_directory()
+        self._launcher.cgroups.on_failed = self.metrics.process_fault
         self._store = _opened_store(Path(config.state.dir) / INDEX)
         if self._store.was_damaged:
             log.error("store.damaged", kept="index.db.damaged-*", effect="its conversations are not known any more")
@@ -75,6 +78,7 @@ class App:
         self._scrub: Literal["on", "off"] = "on" if is_scrubbed else "off"
         self.settings = settings = Settings(replace(config, cli=replace(config.cli, scrub=self._scrub)))
         self.pool_ = Pool(settings, self._launcher, self.metrics)
+        self._memory = MemoryWatch(settings, self.metrics, self.pool_.processes)
         self.auth = Authenticator(settings)
         self.registry = Registry(settings, self.pool_, self.metrics, self._store)
         self._public = PublicSite(settings, self, listing=Listing(self.auth, self.registry, self.metrics))
@@ -133,6 +137,8 @@ class App:
         isolation, reason = self._launcher.isolation, self._launcher.unscrubbed_because
         log.info("broker.isolation", mode=isolation.mode, processes_hidden=isolation.hides, own_tmp=isolation.own_tmp,
                  scrub=not reason)  # fmt: skip
+        obstacle = self._launcher.cgroups.obstacle
+        log.info("broker.cgroup", used=not obstacle, reason=obstacle)
         if reason:
             log.warning("broker.unscrubbed", reason=reason, effect=scrub.EFFECT, setting="policy.unscrubbed_secrets")
 
@@ -158,6 +164,7 @@ class App:
         async with anyio.create_task_group() as haste:
             async with anyio.create_task_group() as pool_group:
                 pool_group.start_soon(self.pool_.run)
+                pool_group.start_soon(self._memory.run)
                 pool_group.start_soon(self.auth.run)
                 async with anyio.create_task_group() as sessions:
                     sessions.start_soon(self.registry.run)

@@ -108,6 +108,13 @@ class Pool(Struct, frozen=True, forbid_unknown_fields=True):
     mcp_bind_timeout_s: Annotated[Seconds, _says("For MCP servers, before the first user line.")] = 5
     queue_timeout_s: Annotated[Seconds, _says("How long a tenant waits for a process.")] = 30
     max_waiting: Annotated[int, Meta(ge=0, le=1_000_000), _says("Tenants that may wait at once.")] = 1000
+    process_memory_mb: Annotated[
+        Annotated[int, Meta(ge=64, le=2**20)] | None,
+        _says("A process is killed when it, and what it has started, hold more; null: no limit."),
+    ] = 4096
+    cgroup: Annotated[
+        Literal["auto", "off"], _says("auto: a cgroup per process, to end its whole tree by, where they can be made.")
+    ] = "auto"
     isolation: Annotated[
         Literal["none", "uid", "userns"],
         _says("uid: each session its own system user (root only); userns: namespaces."),

@@ -6,22 +6,21 @@ moved.  Nothing of the broker's own environment reaches a child, and nothing sec
 
 import fcntl
 import os
-import re
 import shutil
 import subprocess
-import sys
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker import scrub
+from broker.cgroup import Cgroup, Cgroups
 from broker.config import SCRUB_VARIABLE, Config
 from broker.errors import CliMissing, ConfigError, ProcessError
 from broker.isolation import Isolation, choose
-from broker.orphans import MARKER, kill_left_behind
+from broker.orphans import MARKER, kill_left_behind, reap_strays
 from broker.profiles import LaunchProfile
+from broker.program import PROJECT_ROOT, QUIET, VERSION_DEADLINE_S, Cli
 from broker.session_directory import SessionDirectory
 
 BASELINE = (
@@ -34,12 +33,6 @@ BASELINE = (
     "--strict-mcp-config",
 )
 """What every process is started with; the rest of its flags are its profile's."""
-QUIET = {
-    "DISABLE_TELEMETRY": "1",
-    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-    "DISABLE_AUTOUPDATER": "1",
-    "DISABLE_ERROR_REPORTING": "1",
-}
 EVENTS = {
     "CLAUDE_CODE_STARTUP_FAILURE_RESULTS": "1",
     "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS": "1",
@@ -47,9 +40,6 @@ EVENTS = {
 }
 # Not here: CLAUDE_CODE_RESUME_INTERRUPTED_TURN.  Unset is off; Claude Code 2.1.197 takes any text, "0" too, for on and
 # runs the turn that a kill interrupted once more.
-TELLS_MESSAGES = (2, 1, 329)
-"""From this version on the CLI is known to tell what becomes of a user message (``command_lifecycle``)."""
-VERSION_DEADLINE_S = 30.0
 PROBE = """set -e
 cd "$HOME"
 : >probe
@@ -58,22 +48,6 @@ shift
 exec "$@"
 """
 """The directory can be written, the broker's process (the first argument) is hidden, the CLI (the rest) starts."""
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True, slots=True)
-class Cli:
-    """The program behind every session."""
-
-    command: tuple[str, ...]
-    version: str
-    simulated: bool
-
-    @property
-    def own_flags(self) -> tuple[str, ...]:
-        """Flags that only this version needs: an older one has to say each message again when it takes it in."""
-        found = tuple(int(part) for part in re.findall(r"\d+", self.version)[:3])
-        return () if found >= TELLS_MESSAGES else ("--replay-user-messages",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +65,7 @@ class Launch:
     """The system user that it runs as, None for the broker's own."""
     wrappers: int = 0
     """How many processes stand before the CLI's own, each the only child of the one before."""
+    cgroup: Cgroup = field(default_factory=Cgroup)
 
 
 class Launcher:
@@ -105,6 +80,7 @@ class Launcher:
         if shutil.which("setpriv") is None:
             raise CliMissing("setpriv is not on PATH: install util-linux")
         self.isolation = Isolation("none", state_dir)
+        self.cgroups = Cgroups()
         self.is_scrubbed = False
         self.unscrubbed_because = ""
 
@@ -121,10 +97,12 @@ class Launcher:
         except BlockingIOError:
             os.close(held)
             raise ConfigError("state.dir", f"{folder} is in use by another broker", "a folder of its own") from None
+        self.cgroups = Cgroups.of(folder)
 
     def sweep_directories(self, kept: Collection[str] | None) -> None:
         """End what an earlier run left running, and remove what it left lying but the folders ``kept`` of its
         conversations.  None: nobody knows which these are, and everything stays."""
+        self.cgroups.sweep()
         kill_left_behind(self._sessions, self._user_ids)
         self._sessions.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in self._sessions.iterdir():
@@ -136,10 +114,12 @@ class Launcher:
         return SessionDirectory(self._sessions / name, is_kept=True)
 
     def prepare(self, config: Config) -> None:
-        """Find out how processes can be kept apart, and credentials hidden from tools, by trying it.
+        """Find out how processes can be ended, kept apart, and credentials hidden from tools, by trying it.
 
         Blocking; ``sweep_directories`` comes before.  Raises ``ConfigError`` when what is asked for cannot work here.
         """
+        if config.pool.cgroup == "auto":
+            self.cgroups.open()
         command = Path(self.cli.command[0])
         needed = (command, command.resolve(), *([PROJECT_ROOT] if self.cli.simulated else []))
         self.isolation = choose(config.pool, self._sessions.parent, needed, self._try_isolation)
@@ -177,15 +157,28 @@ class Launcher:
         return ""
 
     def fresh(self, profile: LaunchProfile) -> Launch:
-        """A new conversation in a new directory.  Raises ``OSError`` when it cannot be made."""
+        """A new conversation in a new directory.  Raises ``OSError``, ``ProcessError`` when it cannot be made."""
         session_id, directory = self.place()
-        return self._launch(profile, directory, session_id, f"--session-id={session_id}")
+        try:
+            return self._launch(profile, directory, session_id, f"--session-id={session_id}")
+        except BaseException:
+            directory.wipe()
+            raise
+
+    def tidy(self) -> None:
+        """Reap what has died by itself, remove cgroups that have become empty.  Never waits."""
+        reap_strays()
+        self.cgroups.tidy()
 
     def place(self) -> tuple[str, SessionDirectory]:
         """A session id of the CLI and a directory, both new.  Raises ``OSError`` when it cannot be made."""
         session_id = str(uuid.uuid4())
         directory = SessionDirectory(self._sessions / session_id[:13])
-        directory.create()
+        try:
+            directory.create()
+        except OSError:
+            directory.wipe()
+            raise
         return session_id, directory
 
     def again(
@@ -212,8 +205,8 @@ class Launcher:
         cli = (*self.cli.command, *BASELINE, *self.cli.own_flags)
         argv = (*self.isolation.prefix(directory.root, user), *cli, *flags, *session_flags)
         environment = self._environment(directory) | {MARKER: marker}
-        wrappers = self.isolation.wrappers
-        return Launch(argv, environment, directory.work, marker, session_id, directory, profile, user, wrappers)
+        wrappers, cgroup = self.isolation.wrappers, self.cgroups.plan(marker)
+        return Launch(argv, environment, directory.work, marker, session_id, directory, profile, user, wrappers, cgroup)
 
     def _environment(self, directory: SessionDirectory) -> dict[str, str]:
         simulated = {"PYTHONPATH": str(PROJECT_ROOT), "CLAUDE_CODE_OAUTH_TOKEN": "simulated"}
@@ -235,50 +228,3 @@ class Launcher:
             **(simulated if self.cli.simulated else {}),
             **self._extra,
         }
-
-
-def find_cli(setting: str) -> Cli:
-    """Resolve ``auto``, ``simulated`` or a path, and ask the program for its version.
-
-    ``auto``: ``claude`` on PATH, then the binary inside ``claude-agent-sdk`` if that is installed.  Blocking, at most
-    ``VERSION_DEADLINE_S``.  Raises ``CliMissing`` that says what to do.
-    """
-    if setting == "simulated":
-        command: tuple[str, ...] = (sys.executable, "-S", "-m", "simulator.cli")
-    elif setting == "auto":
-        command = (_find_real(),)
-    else:
-        found = shutil.which(setting)
-        if found is None:
-            raise CliMissing(f"{setting} is not an executable file: check cli.command or --cli")
-        command = (str(Path(found).absolute()),)
-    return Cli(command, _version(command), simulated=setting == "simulated")
-
-
-def _find_real() -> str:
-    on_path = shutil.which("claude")
-    if on_path is not None:
-        return on_path
-    spec = find_spec("claude_agent_sdk")
-    if spec is not None and spec.submodule_search_locations:
-        bundled = Path(spec.submodule_search_locations[0]) / "_bundled" / "claude"
-        if os.access(bundled, os.X_OK):
-            return str(bundled)
-    raise CliMissing(
-        "no Claude Code CLI found: install it so that `claude` is on PATH, name it with --cli PATH, "
-        "or try the broker without one: --cli simulated"
-    )
-
-
-def _version(command: tuple[str, ...]) -> str:
-    environment = {"PATH": os.environ.get("PATH", ""), "HOME": "/nonexistent", "PYTHONPATH": str(PROJECT_ROOT), **QUIET}
-    try:
-        answer = subprocess.run(
-            [*command, "--version"], env=environment, capture_output=True, timeout=VERSION_DEADLINE_S, check=True
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise CliMissing(f"{command[0]} --version failed: {error}") from error
-    words = answer.stdout.decode(errors="replace").split()
-    if not words:
-        raise CliMissing(f"{command[0]} --version printed nothing")
-    return words[0]

@@ -55,6 +55,7 @@ UNKNOWN_FRAMES = ("system", OTHER)
 QUESTION_KINDS = ("can_use_tool", "elicitation", "hook_callback", "mcp_message")
 QUESTION_OUTCOMES = ("allowed", "denied", "expired", "withdrawn", "refused")
 """``refused``: by the broker, unasked."""
+PROCESS_FAULTS = ("memory", "cgroup_make", "cgroup_end")
 STORE_OPERATIONS = ("accept", "write", "end", "keep", "forget")
 PROTOCOL_ERRORS = (*ErrorCode, *(code.label for code in CloseCode))
 
@@ -139,6 +140,7 @@ class Metrics:
             "broker_pool_processes_lost_total", "Processes that died before they were bound.", ["pool"], pools
         )
         self._starts = histogram("broker_process_start_seconds", "From exec to ready.", ["pool"], START_BUCKETS, pools)
+        self._faults = counter("broker_process_faults_total", "Memory, cgroups.", ["fault"], PROCESS_FAULTS)
         self._connections = gauge("broker_connections", "Open sockets.", ["state"], CONNECTION_STATES)
         self._sessions = gauge("broker_sessions", "Sessions in memory.", ["state"], SESSION_STATES)
         self._disconnects = counter(
@@ -223,6 +225,10 @@ class Metrics:
     def process_started(self, pool: str, seconds: float) -> None:
         """A process answered its readiness probe ``seconds`` after exec."""
         self._starts(pool).observe(seconds)
+
+    def process_fault(self, fault: str) -> None:
+        """Something of ``PROCESS_FAULTS`` happened to a process."""
+        self._faults(fault).inc()
 
     # -- sockets and sessions --
 

@@ -19,6 +19,7 @@ import anyio
 MARKER: Final = "BROKER_SLOT"
 _PR_SET_CHILD_SUBREAPER: Final = 36
 SWEEP_DEADLINE_S: Final = 2.0
+RETRY_S: Final = 0.05
 
 
 def become_subreaper() -> bool:
@@ -45,7 +46,11 @@ async def kill_marked(marker: str, group: int, user: int | None = None) -> int:
 
 def reap_strays() -> int:
     """Reap adopted descendants that have died by themselves, whoever's they were; returns how many.  Never waits."""
-    return sum(_is_reaped(pid) for pid in _children() if pid not in awaited)
+    try:
+        found = _children()
+    except OSError:  # no file descriptor is left: another time
+        return 0
+    return sum(_is_reaped(pid) for pid in found if pid not in awaited)
 
 
 async def kill_adopted() -> int:
@@ -79,32 +84,53 @@ def kill_left_behind(sessions: Path, user_ids: range = range(0)) -> int:
     """
     prefixes = (f"{MARKER}=".encode(), f"HOME={sessions}/".encode())
     users = {entry.lstat().st_uid for entry in _entries(sessions)} & set(user_ids)
-    killed = 0
-    for pid in [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]:
+
+    def is_left(pid: int) -> bool:
         environment = _environment(pid)
         is_marked = all(any(entry.startswith(prefix) for entry in environment) for prefix in prefixes)
-        if is_marked or (users and _user(pid) in users):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-                killed += 1
-    return killed
+        return is_marked or (bool(users) and _user(pid) in users)
+
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return sum(is_left(pid) and _is_killed(pid, is_left) for pid in pids)
+
+
+def _is_killed(pid: int, is_meant: Callable[[int], bool]) -> bool:
+    """Kill a process that is nobody's child here.  Its number may be another's: it is held, and looked at again."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if not is_meant(pid):
+            return False
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except OSError:  # gone, or not ours to kill
+        return False
+    finally:
+        os.close(pidfd)
+    return True
 
 
 async def _kill(is_meant: Callable[[int], bool]) -> int:
     killed = 0
     deadline = time.monotonic() + SWEEP_DEADLINE_S
-    while found := [pid for pid in _children() if pid not in awaited and is_meant(pid)]:
+    while time.monotonic() < deadline:
+        try:
+            found = [pid for pid in _children() if pid not in awaited and is_meant(pid)]
+        except OSError:  # no file descriptor is left
+            await anyio.sleep(RETRY_S)
+            continue
+        if not found:
+            break
         for pid in found:
             os.kill(pid, signal.SIGKILL)
             killed += 1
         await _reap(found)
-        if time.monotonic() > deadline:
-            break
     return killed
 
 
 def _children() -> list[int]:
-    """Direct children of this process; the marker tells whose they were."""
+    """Direct children of this process; the marker tells whose they were.  Raises ``OSError`` without a descriptor."""
     children: list[int] = []
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # a thread that has ended meanwhile

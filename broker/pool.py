@@ -24,8 +24,8 @@ from broker.config_profile import Profile
 from broker.errors import BrokerError, ProcessError, ResumeRefused
 from broker.launcher import Launcher
 from broker.metrics import Metrics
-from broker.orphans import reap_strays
 from broker.pacing import Pacing
+from broker.process import Process
 from broker.profiles import OTHER, Choice, SpawnOptions, choose
 from broker.quotas import QuotaExceeded
 from broker.session_directory import SessionDirectory
@@ -116,7 +116,7 @@ class Pool:
                     with anyio.move_on_after(self._pause()):
                         await self._changed.wait()
                     self._recycle()
-                    reap_strays()
+                    self._launcher.tidy()
             finally:
                 self._slots.is_closing = True
 
@@ -180,10 +180,9 @@ class Pool:
                 child.scope.cancel()
 
     def _publish(self) -> None:
-        for profile in (*self.profiles, OTHER):
-            for state in SlotState:
-                if state is not SlotState.GONE:
-                    self._metrics.pool_processes(profile, state, self._slots.count(profile, state))
+        for profile, counts in self.statistics().items():
+            for state, count in counts.items():
+                self._metrics.pool_processes(profile, state, count)
 
     def statistics(self) -> dict[str, dict[str, int]]:
         """Processes by profile and state; those whose profile nobody configured are ``other``."""
@@ -211,6 +210,10 @@ class Pool:
             or self._slots.is_resting(name, now)
             for name, profile in self.profiles.items()
         )
+
+    def processes(self) -> list[Process]:
+        """Those that there are, in any state."""
+        return [child.process for child in self._children.values() if child.process is not None]
 
     # -- one child --
 

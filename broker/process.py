@@ -21,6 +21,7 @@ import structlog
 from broker import orphans
 from broker.errors import ProcessError
 from broker.launcher import Launch
+from broker.resident import offer_first
 from protocol.codes import FailureReason
 from protocol.lines import Line, LineFramer
 
@@ -82,7 +83,8 @@ class Process:
         """Set once the process is dead, its stdout read to the end (or given up) and its tree killed."""
         self._stderr: deque[bytes] = deque()
         self.dead = asyncio.Event()
-        self._pidfd = os.pidfd_open(popen.pid)
+        self._over_memory: str | None = None
+        self._pidfd = -1
         self._stdin: asyncio.WriteTransport | None = None
         self._readers: list[asyncio.ReadTransport] = []
         self._unattached: list[IO[bytes]] = []
@@ -94,7 +96,7 @@ class Process:
 
         The standard library's ``subprocess`` uses vfork: about 1 ms, whatever the broker's size, where a loop's own
         spawn may fork.  Called on the main thread: PDEATHSIG fires when the spawning *thread* ends.
-        A cancel while the pipes are being attached kills the child.
+        A cancel does not interrupt it: the child is there then, for ``stop``.
         """
         try:
             popen = subprocess.Popen(  # noqa: ASYNC220 - vfork, about 1 ms; argv is the broker's own
@@ -111,20 +113,19 @@ class Process:
         except OSError as error:
             raise ProcessError(FailureReason.CLI_EXITED, f"cannot start {launch.argv[0]}: {error.strerror}") from error
         orphans.awaited.add(popen.pid)
+        launch.cgroup.take_in(popen.pid)
+        offer_first(popen.pid)
+        process = cls(popen, launch)
         try:
-            process = cls(popen, launch)
-        except OSError as error:  # no file descriptor is left for the pidfd
-            popen.kill()
-            popen.wait()
-            orphans.awaited.discard(popen.pid)
-            raise ProcessError(FailureReason.CLI_EXITED, f"cannot watch the process: {error.strerror}") from error
-        try:
-            await process._attach()
-        except BaseException:
-            process._kill_group()
-            process._reap()
-            process._close_pipes()
-            os.close(process._pidfd)
+            # Two turns of the loop.  Cancelled in between, uvloop would close a pipe's descriptor behind the back of
+            # its Python object, which would close that number once more: a stranger's by then.
+            with anyio.CancelScope(shield=True):
+                await process._attach()
+        except BaseException as error:
+            process._abandon()
+            if isinstance(error, OSError):  # no file descriptor is left for the pidfd, or no room in the loop's poll
+                words = f"cannot watch the process: {error.strerror}"
+                raise ProcessError(FailureReason.CLI_EXITED, words) from error
             raise
         return process
 
@@ -132,12 +133,22 @@ class Process:
         loop = asyncio.get_running_loop()
         popen = self._popen
         self._unattached = [pipe for pipe in (popen.stderr, popen.stdout, popen.stdin) if pipe is not None]
+        self._pidfd = os.pidfd_open(popen.pid)
         self._stdin, _ = await loop.connect_write_pipe(asyncio.Protocol, self._unattached.pop())
         stdout, _ = await loop.connect_read_pipe(lambda: _Stdout(self), self._unattached.pop())
         self._readers.append(stdout)
         stderr, _ = await loop.connect_read_pipe(lambda: _Stderr(self._stderr), self._unattached.pop())
         self._readers.append(stderr)
         loop.add_reader(self._pidfd, self._on_death)
+
+    def _abandon(self) -> None:
+        """Half made, and nobody's: it is killed, reaped and closed without waiting for anything but the kernel."""
+        self._kill_tree()
+        self.returncode = self._reap()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+        self._launch.cgroup.leave()
+        self._close_pipes()
 
     # -- talking --
 
@@ -157,11 +168,11 @@ class Process:
     # -- dying --
 
     def _on_death(self) -> None:
-        """The pidfd is readable: a zombie now.  Its group is killed before it is reaped, so that the number is ours."""
+        """The pidfd is readable: a zombie now.  Its tree is killed before it is reaped, so that the number is ours."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
-        self._kill_group()
+        self._kill_tree()
         self.returncode = self._reap()
         self.dead.set()
 
@@ -182,6 +193,8 @@ class Process:
             group.cancel_scope.cancel()
         with anyio.move_on_after(DRAIN_AFTER_DEATH_S):
             await self.stdout_closed.wait()
+        await self._launch.cgroup.remove()
+        orphans.reap_strays()
         await orphans.kill_marked(self._launch.marker, self.pid, self._launch.user)
         self._close_pipes()
         self.exited.set()
@@ -216,19 +229,36 @@ class Process:
         self.kill()
         await self.dead.wait()
 
-    def kill(self) -> None:
-        """SIGKILL to the whole group at once; ``exited`` follows."""
+    def kill(self, because: str | None = None) -> None:
+        """SIGKILL to the whole tree at once; ``exited`` follows.  ``because``: it holds too much memory, in words."""
         if self.returncode is None:
-            self._kill_group()
+            self._over_memory = self._over_memory or because
+            self._kill_tree()
 
-    def _kill_group(self) -> None:
+    def _kill_tree(self) -> None:
+        """What is in the group and in the cgroup.  Before the reap only: after it the number may be a stranger's."""
         self._signal_group(signal.SIGKILL)
+        self._launch.cgroup.kill()
 
     def _signal_group(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # empty, or only zombies are left of it
             os.killpg(self.pid, number)
 
+    @property
+    def end(self) -> tuple[FailureReason, str]:
+        """Why a turn ends that it had, and in words that a tenant may read."""
+        if self._over_memory is not None:
+            return FailureReason.CLI_KILLED_MEMORY, self._over_memory
+        code = self.returncode
+        words = "stopped by the broker" if code is None else f"signal {-code}" if code < 0 else f"exit {code}"
+        return FailureReason.CLI_EXITED, words
+
     # -- being watched --
+
+    @property
+    def marker(self) -> str:
+        """What its descendants have in their environment, unless they remove it."""
+        return self._launch.marker
 
     @property
     def is_dead(self) -> bool:
@@ -240,6 +270,8 @@ class Process:
     @property
     def resident_bytes(self) -> int:
         """Resident memory of the CLI's own process, 0 when it is gone."""
+        if self.returncode is not None:
+            return 0
         try:
             pid = self.pid
             for _ in range(self._launch.wrappers):
@@ -250,7 +282,7 @@ class Process:
 
     def set_priority(self, nice: int) -> None:
         """Set the niceness of every thread of the group, where it can be taken back (CAP_SYS_NICE); else do nothing."""
-        if _may_renice():
+        if self.returncode is None and _may_renice():
             with contextlib.suppress(ProcessLookupError):
                 os.setpriority(os.PRIO_PGRP, self.pid, nice)
 

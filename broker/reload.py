@@ -19,7 +19,7 @@ LIVE: Final = frozenset(
         "server.allowed_origins", "server.allowed_hosts", "server.max_message_bytes", "server.max_unauthenticated",
         "server.max_unauthenticated_per_ip", "server.send_deadline_s",
         "pool.max_processes", "pool.memory_budget_mb", "pool.spawn_concurrency", "pool.start_timeout_s",
-        "pool.queue_timeout_s", "pool.max_waiting",
+        "pool.queue_timeout_s", "pool.max_waiting", "pool.process_memory_mb",
         "pool.profiles.*.warm", "pool.profiles.*.reserve", "pool.profiles.*.max", "pool.profiles.*.max_age_s",
         "pool.profiles.*.max_rss_mb",
         "session.max_sessions", "session.retain_days", "session.fork_max_mb", "session.fork_max_files",
@@ -47,6 +47,7 @@ AT_START: Final = frozenset(
         "server.write_buffer_bytes", "admin.listen",
         # What was tried, or claimed, before the first port was opened.
         "auth.mode", "auth.file", "cli.command", "cli.env", "cli.scrub", "pool.isolation", "pool.uid_range",
+        "pool.cgroup",
         "state.dir",
         # What a process is started with; profiles come and go at a start only.
         "pool.profiles.*.model", "pool.profiles.*.tools", "pool.profiles.*.fallback_model",

@@ -19,6 +19,7 @@ from websockets.typing import Subprotocol
 from broker.auth import Authenticator, Identity, Unauthorized, presented_token
 from broker.config import Config
 from broker.connection import Connection
+from broker.headroom import ACCEPT_BATCH, BACKLOG, descriptor_limit, first_refused
 from broker.http import PublicSite, refusal
 from broker.listeners import Listener, place
 from broker.metrics import Metrics
@@ -33,6 +34,7 @@ from protocol.frames import SUBPROTOCOL
 log = structlog.get_logger(__name__)
 
 CLOSE_TIMEOUT_S = 1.0
+REFUSED_TOLD_EVERY_S = 1.0
 HANDSHAKE_GRACE_S = 0.5
 """For what was accepted in the last moment and has not sent its request yet."""
 
@@ -64,6 +66,7 @@ class Server:
         self._counted: dict[TenantSocket, str] = {}
         """Of the sockets that have one, the tenant."""
         self._has_been_ready = False
+        self._refused, self._refused_told = 0, 0.0
         self.is_draining = False
         auth.on_revoked(self._close_revoked)
 
@@ -75,12 +78,13 @@ class Server:
     async def open(self, sock: Listener | None) -> int:
         """Listen on ``sock``, or bind the port; return its number.  Raises ``OSError``."""
         limits = self._config.server
+        highest = first_refused(descriptor_limit(), self._pool.limit)
         self._server = await serve(
             self._on_socket,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             select_subprotocol=_select_subprotocol,
             process_request=self._admit,
-            create_connection=tenant_socket(limits.write_buffer_bytes, self._on_stalled),
+            create_connection=tenant_socket(limits.write_buffer_bytes, self._on_stalled, highest, self._on_refused),
             compression=None,
             server_header=None,
             open_timeout=limits.hello_timeout_s,
@@ -89,9 +93,12 @@ class Server:
             close_timeout=CLOSE_TIMEOUT_S,
             max_size=limits.hello_max_bytes,
             write_limit=0,
-            backlog=1024,
+            backlog=ACCEPT_BATCH,
             **place(limits.listen, sock),
         )
+        for listener in self._server.sockets:
+            with listener.dup() as raw:
+                raw.listen(BACKLOG)
         real_port: int = next(iter(self._server.sockets)).getsockname()[1]
         self._site.listening_on(real_port)
         return real_port
@@ -127,6 +134,15 @@ class Server:
         if self._server is not None:
             with anyio.move_on_after(HANDSHAKE_GRACE_S):
                 await self._server.wait_closed()
+
+    def _on_refused(self) -> None:
+        """One socket too many for the file descriptors that there are; told once a second."""
+        self._metrics.limit_refused(Limit.DESCRIPTORS)
+        self._refused += 1
+        if time.monotonic() - self._refused_told >= REFUSED_TOLD_EVERY_S:
+            self._refused_told = time.monotonic()
+            log.error("connection.no_descriptor", refused=self._refused, limit=descriptor_limit(),
+                      setting="RLIMIT_NOFILE, LimitNOFILE of a unit")  # fmt: skip
 
     # -- before the upgrade ----------------------------------------------------------------------------------------
 

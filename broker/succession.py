@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from broker.child import Again, Lease
 from broker.errors import ProcessError, ResumeRefused, SpareLost
 from broker.session_directory import SessionDirectory, Transcript
-from protocol.codes import FailureReason, Start
+from protocol.codes import Start
 
 
 @dataclass(slots=True)
@@ -49,15 +49,9 @@ class Succession:
     def cut_short(self, lease: Lease) -> ProcessError:
         """Why there is no bind: the process has died meanwhile."""
         code = lease.process.returncode
-        detail = f"{told(code)} while binding"
+        reason, words = lease.process.end
+        detail = f"{words} while binding"
         if lease.start is not Start.RESTORED:
             return SpareLost(detail, lease.pool)
         kind = ResumeRefused if self.again is not None and code is not None and code > 0 else ProcessError
-        return kind(FailureReason.CLI_EXITED, detail)
-
-
-def told(returncode: int | None) -> str:
-    """How a process ended, for those who are told."""
-    if returncode is None:
-        return "stopped by the broker"
-    return f"signal {-returncode}" if returncode < 0 else f"exit {returncode}"
+        return kind(reason, detail)

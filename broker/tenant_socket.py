@@ -10,6 +10,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
+from typing import cast
 
 from websockets.asyncio.server import ServerConnection
 from websockets.protocol import State
@@ -32,16 +33,25 @@ class TenantSocket(ServerConnection):
     """What the handshake's token stands for, noted before the upgrade."""
     in_flight = 0
     cut_reason: str | None = None
+    first_refused: int | None = None
+    is_refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the loop (asyncio.Protocol)."""
-        super().connection_made(transport)
+        """Called by the loop (asyncio.Protocol).  Refused, it is nobody's: the library is not even told of it."""
         raw = transport.get_extra_info("socket")
+        if raw is not None and self.first_refused is not None and raw.fileno() >= self.first_refused:
+            self.is_refused = True
+            cast("asyncio.Transport", transport).abort()  # uvloop's are none by name
+            self.refused()
+            return
+        super().connection_made(transport)
         if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
             raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_NOTSENT_LOWAT", 25), NOTSENT_LOWAT_BYTES)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop when nobody is there any more."""
+        if self.is_refused:
+            return
         super().connection_lost(exc)
         self.is_lost = True
         if self.on_lost is not None:
@@ -67,6 +77,9 @@ class TenantSocket(ServerConnection):
 
     def stalled(self) -> None:
         """The peer, or the kernel, takes no more for now."""
+
+    def refused(self) -> None:
+        """There are too few file descriptors for one more."""
 
     @property
     def can_write(self) -> bool:
@@ -101,13 +114,22 @@ class TenantSocket(ServerConnection):
         self.protocol.max_message_size = limit
 
 
-def tenant_socket(limit: int, on_stalled: Callable[[TenantSocket], None]) -> type[TenantSocket]:
-    """The class for ``websockets.serve(create_connection=...)`` with its bound and the watch that is told of stalls."""
+def tenant_socket(
+    limit: int, on_stalled: Callable[[TenantSocket], None], highest: int | None, on_refused: Callable[[], None]
+) -> type[TenantSocket]:
+    """The class for ``websockets.serve(create_connection=...)`` with its bound and the watch that is told of stalls.
+
+    ``highest``: the file descriptor from which on a socket is refused at once.
+    """
 
     class Bounded(TenantSocket):
         buffer_limit = limit
+        first_refused = highest
 
         def stalled(self) -> None:
             on_stalled(self)
+
+        def refused(self) -> None:
+            on_refused()
 
     return Bounded

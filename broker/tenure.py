@@ -26,7 +26,6 @@ from broker.reader import Reader
 from broker.rest import Rest
 from broker.session import Session
 from broker.succession import Succession
-from broker.succession import told as told_death
 from protocol.codes import CloseCode, ErrorCode, FailureReason
 from protocol.controls import Control, Interrupt
 from protocol.errors import ClientError
@@ -308,7 +307,7 @@ class Tenure:
         session, self.lease, again = self.session, None, self.succession.again
         if again is not None and session.cli_session_id:
             self.succession.go_on(again.directory, session.cli_session_id)
-        session.detach_process(FailureReason.CLI_EXITED, told_death(lease.process.returncode))
+        session.detach_process(*lease.process.end)
         self.note()
         lease.process.on_lines = _ignore
 

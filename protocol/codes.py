@@ -79,7 +79,7 @@ RETRYABLE_ERRORS = frozenset(
 
 
 class Limit(StrEnum):
-    """``limit`` of ``broker_limits_refused_total``: the key of ``[limits]``, or of ``[server]``, that was reached."""
+    """``limit`` of ``broker_limits_refused_total``: a key of ``[limits]`` or ``[server]``, or the system's."""
 
     MESSAGES_PER_SECOND = "messages_per_second"
     REFUSED_MESSAGES = "refused_messages"
@@ -92,12 +92,14 @@ class Limit(StrEnum):
     TENANT_COLD_STARTS_PER_MINUTE = "tenant_cold_starts_per_minute"
     MAX_UNAUTHENTICATED = "max_unauthenticated"
     MAX_UNAUTHENTICATED_PER_IP = "max_unauthenticated_per_ip"
+    DESCRIPTORS = "descriptors"
 
 
 class FailureReason(StrEnum):
     """``reason`` of ``broker.turn_failed``: the turn's ``result`` never came."""
 
     CLI_EXITED = "cli_exited"
+    CLI_KILLED_MEMORY = "cli_killed_memory"
     CLI_PROTOCOL = "cli_protocol"
     FIRST_TOKEN_TIMEOUT = "first_token_timeout"  # noqa: S105 - a token of text
     IDLE_TIMEOUT = "idle_timeout"

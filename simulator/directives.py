@@ -72,6 +72,8 @@ class Directives(NamedTuple):
     """Seconds for which a grandchild holds stdout and stderr open; it stays in the process group."""
     detached: bool = False
     """The grandchild leads a session of its own, out of reach of a group kill."""
+    grow: int = 0
+    """MiB of memory that the process takes, and keeps."""
     bad_utf8: bool = False
     garbage_line: bool = False
     huge_line: int = 0
@@ -275,6 +277,7 @@ _KEYS: Final[dict[str, tuple[Callable[[str], Any], Any]]] = {
     "ignore_eof": (_flag, True),
     "grandchild": (_duration(3600), 60.0),
     "detached": (_flag, True),
+    "grow": (_count(1, 4096), 256),
     "bad_utf8": (_flag, True),
     "garbage_line": (_flag, True),
     "unknown_frame": (_flag, True),

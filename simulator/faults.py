@@ -20,6 +20,7 @@ NEW_TYPE: Final = b'{"new": [1, 2.50, {"type": "result"}], "type": "of_a_later_v
 """Spaced, escaped and ordered as the CLI never does it: whoever passes it on by decoding it changes its bytes."""
 NEW_SUBTYPE: Final = b'{"type":"system","subtype":"of_a_later_version","state":7}'
 _CHUNK: Final = 1 << 16
+_held: Final[list[bytes]] = []
 
 
 def at_start(faults: Directives) -> None:
@@ -87,6 +88,8 @@ def hang() -> NoReturn:
 def _common(faults: Directives) -> None:
     if faults.ignore_term:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if faults.grow:
+        _held.append(b"x" * (faults.grow << 20))  # written to: memory that is only asked for is not there
     if faults.grandchild:
         _leave_grandchild(faults.grandchild, detached=faults.detached)
     flood = b"simulated stderr flood\n" * (_CHUNK // 23)

@@ -8,6 +8,7 @@ const TITLES = new Map([
   ["max_turns", "The limit of steps was reached"],
   ["max_budget", "The budget was used up"],
   ["cli_exited", "The process ended"],
+  ["cli_killed_memory", "The process took too much memory"],
   ["cli_protocol", "The process said something unexpected"],
   ["first_token_timeout", "No answer came in time"],
   ["idle_timeout", "The reply fell silent"],

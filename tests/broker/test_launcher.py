@@ -1,17 +1,34 @@
-"""What a process is started with, as far as its version decides."""
+"""What a launch that cannot be made leaves behind."""
+
+from pathlib import Path
 
 import pytest
 
-from broker.launcher import Cli
+from broker.errors import ProcessError
+from broker.isolation import Isolation
+from broker.launcher import Launcher
+from broker.profiles import LaunchProfile
+from broker.program import Cli
+from broker.user_ids import UserIds
 
 
-@pytest.mark.parametrize("version", ["2.1.197", "2.1.328", "2.0.999", "1.9", "unknown", ""])
-def test_an_older_cli_says_each_message_again(version: str) -> None:
-    """It is the only way to know which messages its running turn has taken in."""
-    assert Cli(("claude",), version, simulated=False).own_flags == ("--replay-user-messages",)
+def made(state: Path) -> Launcher:
+    """A launcher of nothing in particular."""
+    return Launcher(Cli(("true",), "2.1.329", simulated=False), state, {})
 
 
-@pytest.mark.parametrize("version", ["2.1.329", "2.1.1000", "2.2.0", "3.0.0"])
-def test_a_newer_cli_tells_it_by_itself(version: str) -> None:
-    """And megabytes of pictures do not come back."""
-    assert Cli(("claude",), version, simulated=False).own_flags == ()
+def test_a_launch_without_an_id_leaves_no_directory(tmp_path: Path) -> None:
+    """The session's directory is made first; where no user is left for it, it goes again."""
+    launcher = made(tmp_path)
+    launcher.isolation = Isolation("uid", tmp_path, UserIds(range(0)))
+    with pytest.raises(ProcessError, match="uid_range"):
+        launcher.fresh(LaunchProfile("sonnet"))
+    assert list((tmp_path / "sessions").iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_made_leaves_no_half(tmp_path: Path) -> None:
+    """A file stands where the sessions should be: an error, and nothing else."""
+    (tmp_path / "sessions").write_text("")
+    with pytest.raises(OSError, match="sessions"):
+        made(tmp_path).fresh(LaunchProfile("sonnet"))
+    assert [path.name for path in tmp_path.iterdir()] == ["sessions"]

@@ -13,9 +13,10 @@ from broker.config import Config
 from broker.config_policy import Policy
 from broker.entry import Entry
 from broker.errors import BrokerError
-from broker.launcher import Cli, Launcher
+from broker.launcher import Launcher
 from broker.metrics import Metrics
 from broker.pool import Pool
+from broker.program import Cli
 from broker.registry import Registry
 from broker.session_directory import SessionDirectory
 from broker.settings import Settings

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.kit.cgroups import check_cgroups
 from tests.processes import Process, process_table, tree
 from tests.waiting import eventually, eventually_sync
 
@@ -208,6 +209,7 @@ def _opened(broker: Broker, ports: Path) -> bool:
 def _end(broker: Broker) -> None:
     code = broker.popen.poll()
     if code is not None:
+        check_cgroups(broker.state, is_clean=code == 0)
         assert broker.returncode == code, f"the broker ended by itself with {code}: {broker.log_text()[-4000:]}"
         return
     broker.popen.send_signal(signal.SIGTERM)
@@ -217,6 +219,7 @@ def _end(broker: Broker) -> None:
         broker.popen.kill()
         broker.popen.wait()
         raise AssertionError(f"the broker did not end: {broker.log_text()[-4000:]}") from None
+    check_cgroups(broker.state, is_clean=broker.popen.returncode == 0)
 
 
 @asynccontextmanager

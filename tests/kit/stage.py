@@ -18,12 +18,13 @@ from broker.auth import Identity
 from broker.child import Again, Lease
 from broker.config import Config
 from broker.config_policy import Policy
-from broker.launcher import Cli, Launcher, find_cli
+from broker.launcher import Launcher
 from broker.metrics import Metrics
 from broker.opening import Opening
 from broker.pacing import Pacing
 from broker.pool import Pool
 from broker.profiles import SpawnOptions
+from broker.program import Cli, find_cli
 from broker.registry import Registry
 from broker.session_directory import SessionDirectory
 from broker.settings import Settings

@@ -52,6 +52,7 @@ def test_the_service_keeps_the_brokers_promises() -> None:
     longest = Config().stop.drain_timeout_s + GIVE_UP_AFTER_S
     assert longest < float(service["Service.TimeoutStopSec"][0]) < longest + 5
     assert set(service["Service.RestartPreventExitStatus"][0].split()) == {str(EXIT_CONFIG), str(EXIT_NO_CLI)}
+    assert service["Service.Delegate"] == ["yes"]
     assert service["Service.ExecStart"][0].split()[1:3] == ["serve", "--config"]
 
 

@@ -1,0 +1,22 @@
+"""A launch of any program, for tests of what becomes of a process.
+
+Callers: ``tests.broker.test_process``, also in a process of its own.
+"""
+
+import os
+import uuid
+from pathlib import Path
+
+from broker.cgroup import Cgroup
+from broker.launcher import Launch
+from broker.orphans import MARKER
+from broker.profiles import LaunchProfile
+from broker.session_directory import SessionDirectory
+
+
+def launch(folder: Path, *argv: str, cgroup: Cgroup | None = None) -> Launch:
+    """``argv`` in ``folder``, with a marker of its own."""
+    marker = uuid.uuid4().hex
+    environment = {"PATH": os.environ["PATH"], MARKER: marker}
+    directory, profile = SessionDirectory(folder), LaunchProfile("sonnet")
+    return Launch(argv, environment, folder, marker, "", directory, profile, cgroup=cgroup or Cgroup())
