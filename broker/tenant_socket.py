@@ -3,7 +3,9 @@
 Callers: ``broker.server`` hands the class to ``websockets`` as ``create_connection``; ``broker.connection`` writes.
 The library alone never drops a peer that stops reading (its pings and its ``close()`` wait for the same full buffer)
 and answers pings without limit.  So: the low-water mark is zero, whoever writes waits until all is gone, and a buffer
-that grows past its bound while data *arrives* cuts the connection.
+that grows past its bound while data *arrives* cuts the connection.  It also takes whatever one read returned in one
+go, forty thousand pings or more; so it gets ``FRAMES_PER_TURN`` frames, and the others of the loop their turn
+(docs/adr/0014).
 """
 
 import asyncio
@@ -12,10 +14,16 @@ import struct
 from collections.abc import Callable
 
 from websockets.asyncio.server import ServerConnection
-from websockets.protocol import State
+from websockets.frames import DATA_OPCODES, Frame
+from websockets.protocol import Event, State
+
+from protocol.boundaries import Boundaries
 
 NOTSENT_LOWAT_BYTES = 65536
 """Unsent bytes that the kernel takes before it says stop: backpressure is then felt early and is true."""
+
+FRAMES_PER_TURN = 16
+"""Frames of one connection that are taken in one turn of the event loop; what one read brought beyond them waits."""
 
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER: closing sends RST and drops what is unsent."""
@@ -32,10 +40,21 @@ class TenantSocket(ServerConnection):
     """What the handshake's token stands for, noted before the upgrade."""
     in_flight = 0
     cut_reason: str | None = None
+    _waiting = b""
+    """The read that is being taken a portion at a time, from ``_at`` on."""
+    _at = 0
+    _is_due = False
+    """The next portion has its turn already."""
+    _is_full = False
+    """Nobody has taken the messages that are there."""
+    _is_ending = False
+    """The broker has begun to close: what the client says now is heard by nobody."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop (asyncio.Protocol)."""
         super().connection_made(transport)
+        self._boundaries = Boundaries()
+        self.recv_messages.pause, self.recv_messages.resume = self._hold_messages, self._take_messages
         raw = transport.get_extra_info("socket")
         if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
             raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_NOTSENT_LOWAT", 25), NOTSENT_LOWAT_BYTES)
@@ -49,9 +68,66 @@ class TenantSocket(ServerConnection):
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop; a peer that floods pings and reads no pongs is cut here."""
+        if self._waiting:  # the loop had read on already
+            self._waiting = self._waiting[self._at :] + data
+            self._at = 0
+            return
+        end = self._boundaries.portion(data, 0, FRAMES_PER_TURN)
+        if end < len(data):
+            self._waiting, self._at = data, end
+            self.transport.pause_reading()
+            self._read_on()
+            data = data[:end]
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
         super().data_received(data)
         if self.transport.get_write_buffer_size() > self.buffer_limit + self.in_flight:
             self.cut("ping_flood", reset=True)
+
+    def _go_on(self) -> None:
+        """Take the next portion of what was read, then read on."""
+        self._is_due = False
+        if self.transport.is_closing():
+            self._waiting = b""
+        elif self._waiting and not self._is_full:
+            data, start = self._waiting, self._at
+            end = self._at = self._boundaries.portion(data, start, FRAMES_PER_TURN)
+            if end == len(data):
+                self._waiting = b""
+            self._take(data[start:end])
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if self._waiting:
+            if not self._is_due:
+                self._is_due = True
+                self.loop.call_soon(self._go_on)
+        elif not self._is_full and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _hold_messages(self) -> None:
+        """Called by the library when more messages are there than anybody takes."""
+        self._is_full = not self._is_ending
+        if self._is_full:
+            self.transport.pause_reading()
+
+    def _take_messages(self) -> None:
+        """Called by the library when most of them have been taken."""
+        if self._is_full:
+            self._is_full = False
+            self._read_on()
+
+    def process_event(self, event: Event) -> None:
+        """Called by the library with each frame; what is said to one that closes is not kept."""
+        if not (self._is_ending and isinstance(event, Frame) and event.opcode in DATA_OPCODES):
+            super().process_event(event)
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """As the library's; the peer's own close frame is looked for behind all that it had sent before."""
+        self._is_ending = True
+        self._take_messages()
+        await super().close(code, reason)
 
     def pause_writing(self) -> None:
         """Called by the loop when bytes stay unsent."""
