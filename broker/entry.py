@@ -7,6 +7,7 @@ Owner: ``broker.registry``.  Times are monotonic seconds where nothing else is s
 import time
 from dataclasses import dataclass, field
 
+from broker.farewells import Farewells
 from broker.record import Record, encode, kept
 from broker.session import Session
 from broker.session_directory import Transcript
@@ -25,6 +26,7 @@ class Entry:
     session: Session
     tenure: Tenure
     scans: Scans
+    farewells: Farewells = field(default_factory=Farewells)
     created_at: float = field(default_factory=time.time)
     touched_at: float = field(default_factory=time.monotonic)
 

@@ -154,6 +154,14 @@ class LostReason(StrEnum):
     EPOCH_CHANGED = "epoch_changed"
 
 
+class LastClose(StrEnum):
+    """``welcome.last_close``: why the broker ended the client's last connection; its close frame may be stuck."""
+
+    SLOW_CONSUMER = "slow_consumer"
+    PING_FLOOD = "ping_flood"
+    RATE_LIMITED = "rate_limited"
+
+
 class DropReason(StrEnum):
     """``broker.dropped.reason``: why a line of the CLI was not forwarded."""
 
