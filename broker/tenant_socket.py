@@ -72,13 +72,18 @@ class TenantSocket(ServerConnection):
             self._waiting = self._waiting[self._at :] + data
             self._at = 0
             return
-        end = self._boundaries.portion(data, 0, FRAMES_PER_TURN)
+        end = 0 if self._is_unanswered else self._boundaries.portion(data, 0, FRAMES_PER_TURN)
         if end < len(data):
             self._waiting, self._at = data, end
             self.transport.pause_reading()
             self._read_on()
-            data = data[:end]
-        self._take(data)
+        if end:
+            self._take(data[:end])
+
+    @property
+    def _is_unanswered(self) -> bool:
+        """What comes behind a request before its answer is not looked at: it may be no WebSocket's."""
+        return self.request is not None and self.response is None
 
     def _take(self, data: bytes) -> None:
         super().data_received(data)
@@ -90,6 +95,8 @@ class TenantSocket(ServerConnection):
         self._is_due = False
         if self.transport.is_closing():
             self._waiting = b""
+        elif self._is_unanswered:  # in a turn or two it is: no answer waits for anything
+            self._read_on()
         elif self._waiting and not self._is_full:
             data, start = self._waiting, self._at
             end = self._at = self._boundaries.portion(data, start, FRAMES_PER_TURN)

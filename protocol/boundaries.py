@@ -11,7 +11,7 @@ _MASK_BYTES = 4
 
 
 class Boundaries:
-    """One connection's bytes: the head of its request, which counts as a frame, then frames.  Judges nothing."""
+    """One connection's bytes: the head of its request, which is a portion of its own, then frames.  Judges nothing."""
 
     def __init__(self) -> None:
         self._head: bytes | None = b""
@@ -26,8 +26,7 @@ class Boundaries:
         """
         at, size = start, len(data)
         if self._head is not None:
-            at = self._end_of_head(self._head, data, at)
-            most -= self._head is None
+            return self._end_of_head(self._head, data, at)
         while at < size and most > 0:
             if not self._left:
                 at = self._end_of_header(data, at)
