@@ -49,6 +49,12 @@ class Sipper:
         return bool(data)
 
     @property
+    def port(self) -> int:
+        """The client's own."""
+        found: int = self._socket.getsockname()[1]
+        return found
+
+    @property
     def frames(self) -> list[dict[str, Any]]:
         """What has been read so far."""
         return [json.loads(text) for text in self.texts]
