@@ -47,7 +47,9 @@ soak: .venv/.project system
 	@SOAK=1 tests/run -s -q tests/e2e/test_cuts.py tests/e2e/test_crash.py tests/e2e/test_injection.py \
 	    tests/e2e/test_exhaustion.py tests/e2e/test_replaced.py tests/broker/test_pool_cancelled.py \
 	    tests/broker/test_connection_cancelled.py tests/broker/test_tenure_cancelled.py tests/broker/test_spares.py \
-	    tests/broker/test_life_model.py $(ARGS)
+	    tests/broker/test_life_model.py \
+	    tests/e2e/test_backpressure.py tests/e2e/test_cli_output.py tests/e2e/test_deaf_cli.py tests/e2e/test_fair_share.py \
+	    tests/e2e/test_handshakes.py $(ARGS)
 
 bench: .venv/.project
 	@.venv/bin/python -m bench $(ARGS)

@@ -13,13 +13,13 @@ from tests.kit.broker import Broker, started_broker
 from tests.kit.client import Client, connected, terminals
 from tests.oracle import Oracle
 from tests.processes import read_process
-from tests.soak import size
+from tests.soak import LONG_S, size
 from tests.waiting import eventually
 
 MEBIBYTE = 2**20
 FIRST_TOKEN_S = 4.0
 PART = "x" * (5 * MEBIBYTE)
-ROUNDS = size(1, 20)
+ROUNDS = size(1, 10)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,7 @@ async def fed(client: Client) -> None:
     await client.until(lambda frame: frame["type"] == "broker.accepted" and frame["id"] == "m-2")
 
 
+@pytest.mark.timeout(LONG_S)
 async def test_what_it_does_not_read_is_kept_within_bounds(broker: Broker) -> None:
     """The turn ends as first_token_timeout, the next message has a new process, and memory saw a few copies."""
     grown = 0.0
