@@ -17,6 +17,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.frames import DATA_OPCODES, Frame
 from websockets.protocol import Event, State
 
+from broker.inbound import Inbound
 from protocol.boundaries import Boundaries
 
 NOTSENT_LOWAT_BYTES = 65536
@@ -33,6 +34,8 @@ class TenantSocket(ServerConnection):
     """One connection.  ``buffer_limit``: unsent bytes above the batch in flight at which a sender is cut."""
 
     buffer_limit = 262144
+    inbound: Inbound | None = None
+    """Told of what is held; one for all sockets."""
     on_writable: Callable[[], None] | None = None
     on_lost: Callable[[], None] | None = None
     is_lost = False
@@ -63,6 +66,8 @@ class TenantSocket(ServerConnection):
         """Called by the loop when nobody is there any more."""
         super().connection_lost(exc)
         self.is_lost = True
+        if self.inbound is not None:
+            self.inbound.forget(self)
         if self.on_lost is not None:
             self.on_lost()
 
@@ -89,6 +94,26 @@ class TenantSocket(ServerConnection):
         super().data_received(data)
         if self.transport.get_write_buffer_size() > self.buffer_limit + self.in_flight:
             self.cut("ping_flood", reset=True)
+        if self.inbound is not None:
+            self.inbound.note(self)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of messages that nobody has taken: of a frame, of a message in fragments, of whole messages."""
+        seen = whole = 0
+        for frame in self.recv_messages.frames.queue:
+            seen += len(frame.data)
+            if frame.fin:
+                whole = seen
+        # Fragments behind it are of the message whose size so far is known.
+        return len(self.protocol.reader.buffer) + (self.protocol.current_size or 0) + whole
+
+    def refuse_more(self, limit: int) -> None:
+        """All sockets hold more than ``limit`` bytes, and this one most: close with 1009, and let go of it."""
+        self._is_ending = True
+        self.protocol.fail(1009, f"server.max_inbound_bytes = {limit}")
+        self.recv_messages.frames.queue.clear()
+        self.send_data()
 
     def _go_on(self) -> None:
         """Take the next portion of what was read, then read on."""
@@ -184,11 +209,12 @@ class TenantSocket(ServerConnection):
         self.protocol.max_message_size = limit
 
 
-def tenant_socket(limit: int, on_stalled: Callable[[TenantSocket], None]) -> type[TenantSocket]:
-    """The class for ``websockets.serve(create_connection=...)`` with its bound and the watch that is told of stalls."""
+def tenant_socket(limit: int, on_stalled: Callable[[TenantSocket], None], held: Inbound) -> type[TenantSocket]:
+    """The class for ``websockets.serve(create_connection=...)`` with its bounds and the watch over stalled ones."""
 
     class Bounded(TenantSocket):
         buffer_limit = limit
+        inbound = held
 
         def stalled(self) -> None:
             on_stalled(self)

@@ -89,6 +89,7 @@ class Limit(StrEnum):
     TENANT_PROCESSES = "tenant_processes"
     TENANT_WAITING = "tenant_waiting"
     TENANT_COLD_STARTS_PER_MINUTE = "tenant_cold_starts_per_minute"
+    MAX_INBOUND_BYTES = "max_inbound_bytes"
     MAX_UNAUTHENTICATED = "max_unauthenticated"
     MAX_UNAUTHENTICATED_PER_IP = "max_unauthenticated_per_ip"
 

@@ -21,7 +21,11 @@ def refused(asks: Callable[[], object]) -> QuotaExceeded:
 def test_every_limit_is_counted_by_its_key() -> None:
     """Each key of ``[limits]`` has its label; the burst is counted with its rate."""
     keys = set(Limits.__struct_fields__) - {"messages_burst"}
-    assert {limit.value for limit in Limit} == keys | {"max_unauthenticated", "max_unauthenticated_per_ip"}
+    assert {limit.value for limit in Limit} == keys | {
+        "max_inbound_bytes",
+        "max_unauthenticated",
+        "max_unauthenticated_per_ip",
+    }
 
 
 # -- sockets and messages --------------------------------------------------------------------------------------------
