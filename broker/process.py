@@ -60,7 +60,7 @@ class _Stdout(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         lines = self._framer.feed(data)
-        if len(lines) > LINES_PER_TURN or len(data) > READ_BYTES:
+        if (len(lines) > LINES_PER_TURN or len(data) > READ_BYTES) and not self._process.dead.is_set():
             self._waiting, self._at = lines, 0
             self._transport.pause_reading()
             self._go_on()
@@ -70,7 +70,9 @@ class _Stdout(asyncio.Protocol):
     def _go_on(self) -> None:
         if self._transport.is_closing():
             return
-        lines = self._waiting[self._at : self._at + LINES_PER_TURN]
+        # A dead child says no more than its pipe holds, and has little time left to be heard.
+        share = len(self._waiting) if self._process.dead.is_set() else LINES_PER_TURN
+        lines = self._waiting[self._at : self._at + share]
         self._at += len(lines)
         if lines:
             self._process.on_lines(lines)

@@ -94,7 +94,7 @@ class TenantSocket(ServerConnection):
         super().data_received(data)
         if self.transport.get_write_buffer_size() > self.buffer_limit + self.in_flight:
             self.cut("ping_flood", reset=True)
-        if self.inbound is not None:
+        if self.inbound is not None and not self._is_ending:
             self.inbound.note(self)
 
     @property

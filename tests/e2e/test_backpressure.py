@@ -52,7 +52,7 @@ def is_honest(client: Client, last_seq: int) -> bool:
 
 CROWDS = [(200, 1), (20, 10)] if IS_SOAK else [(4, 5)]
 """Sessions, each with a CLI of its own that says 1 MB/s, and its readers: a controller and observers stall together."""
-DEADLINE_S = size(2, 10)
+DEADLINE_S = size(1, 10)
 FREED_WITHIN_S = DEADLINE_S + 2
 BEATS = size(20, 400)
 
@@ -104,9 +104,9 @@ async def test_a_crowd_that_stops_reading_is_cut_and_told(tmp_path: Path, sessio
 
 # -- a thin line -----------------------------------------------------------------------------------------------------
 
-THIN = size(4, 20)
+THIN = size(2, 20)
 """Half of them have a conversation that fits into the log, half one that does not."""
-BYTES_PER_S = size(50_000, 10_000)
+BYTES_PER_S = size(100_000, 10_000)
 SIP = 1024
 
 
@@ -165,7 +165,7 @@ async def test_thin_lines_are_served_or_told(tmp_path: Path) -> None:
 
 # -- pings -----------------------------------------------------------------------------------------------------------
 
-PINGERS = 20
+PINGERS = size(8, 20)
 PINGS = client_frame(b"x" * 125, PING) * 500
 
 
@@ -188,7 +188,7 @@ def pour(port: int, took: list[tuple[int, float]]) -> None:
 
 @pytest.mark.timeout(LONG_S)
 async def test_a_crowd_that_pours_pings_is_cut(tmp_path: Path) -> None:
-    """Twenty at once, each long before its 100 MiB are out; together they cost 20 MiB at most."""
+    """Many at once, each long before its 100 MiB are out; together they cost 20 MiB at most."""
     config = sessions_of(PINGERS // 4, session={"detach_timeout_s": 0})
     async with running_broker(tmp_path, config) as broker, connected(broker.url, hello={}) as neighbour:
         pulse = Pulse(neighbour)

@@ -21,7 +21,7 @@ from tests.waiting import eventually
 MEBIBYTE = 2**20
 LINE_CAP_MB = 16
 REPLAY_MB = 8
-SILENCE_S = 4.0
+SILENCE_S = 3.0
 QUIET: dict[str, Any] = {"cli": {"env": {"SIMULATOR_LEDGER": ""}}}
 """No ledger: it would be as long as the floods."""
 
@@ -161,6 +161,7 @@ async def measured(neighbour: Client, clients: list[Client]) -> tuple[Pulse, Pul
     return pulse, talking.result()
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.timeout(LONG_S)
 async def test_floods_take_nothing_from_others(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.soak import LONG_S, size
 from tests.waiting import eventually
 
 MEBIBYTE = 2**20
-FIRST_TOKEN_S = 4.0
+FIRST_TOKEN_S = 2.5
 PART = "x" * (5 * MEBIBYTE)
 ROUNDS = size(1, 10)
 

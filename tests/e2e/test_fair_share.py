@@ -17,9 +17,9 @@ from tests.kit.raw import PING, client_frame
 from tests.oracle import Oracle
 from tests.soak import LONG_S, size
 
-SOCKETS = size(2, 20)
+SOCKETS = size(1, 20)
 """Of each kind of flood, one kind after the other."""
-BEATS = size(30, 500)
+BEATS = size(15, 500)
 LONGEST_MS = 1500
 """Before frames were taken in portions one such socket held everybody up for seconds."""
 HELLO = client_frame(b'{"type":"broker.hello"}')
@@ -29,6 +29,10 @@ FLOODS = {
     "pongs": (HELLO, client_frame(b"", 0xA)),
     "keep-alives": (HELLO, client_frame(b'{"type":"keep_alive"}')),
     "questions": (HELLO, client_frame(b'{"type":"broker.ping","t":1}')),
+    "messages": (
+        client_frame(b'{"type":"broker.hello","session":{"mode":"open","id":"flood"}}'),
+        client_frame(b'{"type":"user_message","id":"m-1","content":"hello"}'),
+    ),
     "fragments": (HELLO + client_frame(b"", 0x1, final=False), client_frame(b"", 0x0, final=False)),
 }
 
