@@ -21,7 +21,7 @@ from tests.waiting import eventually
 MEBIBYTE = 2**20
 LINE_CAP_MB = 16
 REPLAY_MB = 8
-SILENCE_S = 3.0
+SILENCE_S = 5.0
 QUIET: dict[str, Any] = {"cli": {"env": {"SIMULATOR_LEDGER": ""}}}
 """No ledger: it would be as long as the floods."""
 
