@@ -15,7 +15,7 @@ REAL_CLI := $(wildcard tests/real_cli/install tests/real_cli/package-lock.json t
 # Tests that have a full size: thousands of cuts, kills, cancels, and loads that last.
 SOAKS := $(addprefix tests/e2e/test_,$(addsuffix .py,cuts crash injection exhaustion replaced accept_cuts broker_kills \
     full_disk idempotency resume_variants storm supervision \
-    descriptors failing_starts)) \
+    descriptors failing_starts backpressure cli_output deaf_cli fair_share handshakes)) \
     $(addprefix tests/broker/test_,$(addsuffix .py,pool_cancelled connection_cancelled tenure_cancelled spares life_model \
     disk_quota windows process)) tests/broker/stores
 

@@ -61,6 +61,9 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     max_message_bytes: Annotated[
         int, Meta(ge=1024, le=16 * 2**20), _says("Largest message of an authenticated socket.")
     ] = 8388608
+    max_inbound_bytes: Annotated[Bytes, _says("Messages on their way that nobody has taken, of all sockets.")] = (
+        67108864
+    )
     max_unauthenticated: Annotated[Count, _says("Sockets without a hello, in all.")] = 500
     max_unauthenticated_per_ip: Annotated[Count, _says("Sockets without a hello, per address.")] = 50
     ping_interval_s: Annotated[Seconds, _says("Between pings; the pong has as long to come.")] = 20
@@ -328,6 +331,7 @@ _AT_MOST = (
     ("turn.idle_timeout_s", "turn.timeout_s"),
     ("replay.bytes", "replay.total_bytes"),
     ("server.hello_max_bytes", "server.max_message_bytes"),
+    ("server.max_message_bytes", "server.max_inbound_bytes"),
     ("server.max_unauthenticated_per_ip", "server.max_unauthenticated"),
 )
 

@@ -341,6 +341,8 @@ class Connection:
         socket = self._socket
         code, reason = self._closing or (CloseCode.ENDED, "")
         self._metrics.disconnected(self._reason())
+        if self._entry is not None:
+            self._entry.farewells.note(self.instance, self._reason())
         with anyio.move_on_after(CLOSE_DEADLINE_S), contextlib.suppress(OSError, ConnectionClosed):
             self.pump()
             await socket.drain()  # a reset by the peer ends it with an OSError

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 from broker.disk_quota import Place
+from broker.farewells import Farewells
 from broker.record import Record, encode, kept
 from broker.session import Session
 from broker.session_directory import Transcript
@@ -26,6 +27,7 @@ class Entry:
     session: Session
     tenure: Tenure
     scans: Scans
+    farewells: Farewells = field(default_factory=Farewells)
     created_at: float = field(default_factory=time.time)
     touched_at: float = field(default_factory=time.monotonic)
 

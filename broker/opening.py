@@ -140,6 +140,7 @@ class Opening:
             cli=(self._pool.cli_version, self._pool.is_simulated),
             max_message_bytes=self._config.server.max_message_bytes,
             allowed=identity.limits,
+            last_close=entry.farewells.take(hello.client.instance),
         )
         return Opened(entry, frame, resume.cursor)
 

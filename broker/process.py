@@ -10,10 +10,9 @@ import functools
 import os
 import signal
 import subprocess
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import anyio
 import structlog
@@ -28,6 +27,10 @@ from protocol.lines import Line, LineFramer
 log = structlog.get_logger(__name__)
 
 STDERR_RING_BYTES = 64 * 1024
+LINES_PER_TURN = 512
+"""Lines of one child that are handed on in one turn of the event loop; what one read brought beyond them waits."""
+READ_BYTES = 64 * 1024
+"""What a pipe holds.  A child that makes its own larger is not read again in the same turn."""
 STDIN_BUFFER_BYTES = 32 * 1024 * 1024
 """Unread input that a child may pile up: one message of the largest size, its controls, and some air."""
 DRAIN_AFTER_DEATH_S = 0.25
@@ -40,16 +43,49 @@ Lines = Callable[[list[Line]], None]
 
 
 class _Stdout(asyncio.Protocol):
-    """Turns each read into one batch of lines."""
+    """Turns each read into one batch of lines, or into several when a child says more than its share (docs/adr/0014).
+
+    It is not read on before they are handed on: what waits is bounded by one read.
+    """
+
+    _transport: asyncio.ReadTransport
 
     def __init__(self, process: "Process") -> None:
         self._process = process
         self._framer = LineFramer()
+        self._waiting: list[Line] = []
+        self._at = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.ReadTransport", transport)  # uvloop's is of no class of asyncio's
 
     def data_received(self, data: bytes) -> None:
         lines = self._framer.feed(data)
+        if (len(lines) > LINES_PER_TURN or len(data) > READ_BYTES) and not self._process.dead.is_set():
+            self._waiting, self._at = lines, 0
+            self._transport.pause_reading()
+            self._go_on()
+        elif lines:
+            self._process.on_lines(lines)
+
+    def _go_on(self) -> None:
+        if self._transport.is_closing():
+            return
+        # A dead child says no more than its pipe holds, and has little time left to be heard.
+        share = len(self._waiting) if self._process.dead.is_set() else LINES_PER_TURN
+        lines = self._waiting[self._at : self._at + share]
+        self._at += len(lines)
         if lines:
             self._process.on_lines(lines)
+        if self._at < len(self._waiting):
+            asyncio.get_running_loop().call_soon(self._go_on)
+        else:
+            self._waiting = []
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._process.stdout_closed.set()
@@ -58,15 +94,12 @@ class _Stdout(asyncio.Protocol):
 class _Stderr(asyncio.Protocol):
     """Always drained, the last 64 KiB kept."""
 
-    def __init__(self, ring: deque[bytes]) -> None:
+    def __init__(self, ring: bytearray) -> None:
         self._ring = ring
-        self._size = 0
 
     def data_received(self, data: bytes) -> None:
-        self._ring.append(data[-STDERR_RING_BYTES:])
-        self._size += len(self._ring[-1])
-        while self._size > STDERR_RING_BYTES and len(self._ring) > 1:
-            self._size -= len(self._ring.popleft())
+        self._ring += data[-STDERR_RING_BYTES:]
+        del self._ring[:-STDERR_RING_BYTES]
 
 
 class Process:
@@ -81,7 +114,7 @@ class Process:
         self.stdout_closed = asyncio.Event()
         self.exited = asyncio.Event()
         """Set once the process is dead, its stdout read to the end (or given up) and its tree killed."""
-        self._stderr: deque[bytes] = deque()
+        self._stderr = bytearray()
         self.dead = asyncio.Event()
         self._over_memory: str | None = None
         self._pidfd = -1
@@ -163,7 +196,7 @@ class Process:
     @property
     def stderr_tail(self) -> str:
         """The last words of stderr, for an operator's log."""
-        return b"".join(self._stderr)[-2000:].decode(errors="replace")
+        return self._stderr[-2000:].decode(errors="replace")
 
     # -- dying --
 

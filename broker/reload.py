@@ -16,8 +16,8 @@ LIVE: Final = frozenset(
     {
         # Asked at each request, connection or look at the pool.
         "models",
-        "server.allowed_origins", "server.allowed_hosts", "server.max_message_bytes", "server.max_unauthenticated",
-        "server.max_unauthenticated_per_ip", "server.send_deadline_s",
+        "server.allowed_origins", "server.allowed_hosts", "server.max_message_bytes", "server.max_inbound_bytes",
+        "server.max_unauthenticated", "server.max_unauthenticated_per_ip", "server.send_deadline_s",
         "pool.max_processes", "pool.memory_budget_mb", "pool.spawn_concurrency", "pool.start_timeout_s",
         "pool.queue_timeout_s", "pool.max_waiting", "pool.process_memory_mb",
         "pool.profiles.*.warm", "pool.profiles.*.reserve", "pool.profiles.*.max", "pool.profiles.*.max_age_s",

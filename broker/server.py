@@ -21,6 +21,7 @@ from broker.config import Config
 from broker.connection import Connection
 from broker.headroom import ACCEPT_BATCH, BACKLOG, descriptor_limit, first_refused
 from broker.http import PublicSite, refusal
+from broker.inbound import Inbound
 from broker.listeners import Listener, place
 from broker.metrics import Metrics
 from broker.pool import Pool
@@ -63,6 +64,9 @@ class Server:
         self._silent: Counter[str] = Counter()
         """Sockets per address that have neither a token nor a hello yet."""
         self._quotas = Quotas()
+        self._inbound = Inbound(
+            lambda: self._config.server.max_inbound_bytes, lambda: metrics.limit_refused(Limit.MAX_INBOUND_BYTES)
+        )
         self._counted: dict[TenantSocket, str] = {}
         """Of the sockets that have one, the tenant."""
         self._has_been_ready = False
@@ -84,7 +88,9 @@ class Server:
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             select_subprotocol=_select_subprotocol,
             process_request=self._admit,
-            create_connection=tenant_socket(limits.write_buffer_bytes, self._on_stalled, highest, self._on_refused),
+            create_connection=tenant_socket(
+                limits.write_buffer_bytes, self._on_stalled, self._inbound, highest, self._on_refused
+            ),
             compression=None,
             server_header=None,
             open_timeout=limits.hello_timeout_s,

@@ -45,14 +45,22 @@ class Upkeep:
         pool.on_pressure = self._relieve
 
     def bound_logs(self) -> None:
-        """Above ``replay.total_bytes``, forget the logs of detached sessions, longest detached first."""
+        """Above ``replay.total_bytes``, forget logs: of detached sessions first, longest detached first; then of those
+        in which nothing has happened for longest.  A reader that had everything goes on; one that had not is closed.
+        """
         excess = sum(entry.session.log.size for entry in self._entries.values()) - self._settings.now.replay.total_bytes
-        detached = [entry for entry in self._entries.values() if not entry.session.readers]
-        for entry in sorted(detached, key=lambda entry: entry.tenure.rest.detached_at):
+        if excess <= 0:
+            return
+        for entry in sorted(self._entries.values(), key=_worth):
+            size, readers = entry.session.log.size, len(entry.session.readers)
+            if not size:
+                continue
+            log.info("session.log_forgotten", tenant=entry.key[0], session=entry.key[2], bytes=size, readers=readers)
+            excess -= size
+            entry.session.log.expire()
+            entry.session.wake_readers()
             if excess <= 0:
                 return
-            excess -= entry.session.log.size
-            entry.session.log.expire()
 
     async def end_unused(self, now: float) -> None:
         """Delete what nobody has used for ``session.retain_days``, and what nobody is attached to.
@@ -91,3 +99,9 @@ class Upkeep:
         for each in chosen(list(idle), held, waiting, self._pool.limit, len(waiting) - asked):
             idle[each].tenure.rest.is_asked = True
             idle[each].tenure.wake()
+
+
+def _worth(entry: Entry) -> tuple[bool, float]:
+    """The less, the sooner its log is forgotten."""
+    is_attached = bool(entry.session.readers)
+    return is_attached, entry.last_active if is_attached else entry.tenure.rest.detached_at

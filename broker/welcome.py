@@ -8,7 +8,7 @@ from msgspec import Raw
 from broker.config_limits import Limits as Allowed
 from broker.replay import Resume
 from broker.session import Session
-from protocol.codes import MissReason, Start
+from protocol.codes import LastClose, MissReason, Start
 from protocol.frames import CliInfo, Hello, Limits, Replay, TurnInfo, Welcome
 from protocol.lines import MAX_LINE_BYTES
 
@@ -25,9 +25,10 @@ def welcome(
     cli: tuple[str, bool],
     max_message_bytes: int,
     allowed: Allowed,
+    last_close: LastClose | None,
 ) -> Welcome:
     """Build the frame.  ``cli`` is version and whether it is simulated; ``ready_ms`` from hello to the last answer;
-    ``allowed`` what this connection may ask for.
+    ``allowed`` what this connection may ask for; ``last_close`` why the broker ended the client's last one.
 
     ``start`` and ``ready_ms`` are None while the session has no process.
     """
@@ -59,6 +60,7 @@ def welcome(
             replay_bytes=config.replay.bytes,
             replay_seconds=config.replay.seconds,
         ),
+        last_close=last_close,
     )
 
 

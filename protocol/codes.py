@@ -90,6 +90,7 @@ class Limit(StrEnum):
     TENANT_PROCESSES = "tenant_processes"
     TENANT_WAITING = "tenant_waiting"
     TENANT_COLD_STARTS_PER_MINUTE = "tenant_cold_starts_per_minute"
+    MAX_INBOUND_BYTES = "max_inbound_bytes"
     MAX_UNAUTHENTICATED = "max_unauthenticated"
     MAX_UNAUTHENTICATED_PER_IP = "max_unauthenticated_per_ip"
     DESCRIPTORS = "descriptors"
@@ -155,6 +156,14 @@ class LostReason(StrEnum):
     TOO_FAR_BEHIND = "too_far_behind"
     FUTURE_SEQ = "future_seq"
     EPOCH_CHANGED = "epoch_changed"
+
+
+class LastClose(StrEnum):
+    """``welcome.last_close``: why the broker ended the client's last connection; its close frame may be stuck."""
+
+    SLOW_CONSUMER = "slow_consumer"
+    PING_FLOOD = "ping_flood"
+    RATE_LIMITED = "rate_limited"
 
 
 class DropReason(StrEnum):

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from protocol import codes
 from protocol.codes import Applied, DropReason, ErrorCode, FailureReason, LostReason, MissReason, Start, UpstreamError
 from protocol.content import Content, DocumentNote, ImageNote, ShortText, TextBlock
 from protocol.options import SessionOptions
@@ -229,6 +230,7 @@ class Welcome(_Reply, frozen=True, tag="broker.welcome"):
     queued: list[str]
     pending: list[Raw]
     limits: Limits
+    last_close: codes.LastClose | None = None
     protocol: int = PROTOCOL_VERSION
 
 

@@ -4,6 +4,7 @@
 and values, separated by white space; a value, or a part of one, may be quoted with ``"`` (inside quotes ``\\"`` and
 ``\\\\`` are escapes).  Several directives in one text are read as one, the last value of a key wins.
 
+Over 300 lines because the menu is one thing: each key with its meaning, its form and its bounds.
 Pure and without I/O.  ``Directives`` is a ``NamedTuple`` and not a dataclass because importing ``dataclasses`` would
 cost every simulated process 9 ms and 1.6 MB.  Callers: ``simulator.cli`` and its siblings, ``simulator.messages_api``.
 """
@@ -76,8 +77,17 @@ class Directives(NamedTuple):
     """MiB of memory that the process takes, and keeps."""
     bad_utf8: bool = False
     garbage_line: bool = False
+    garbage: int = 0
+    """So many lines that are no message, of each kind in ``simulator.floods`` in turn."""
+    blank: int = 0
+    """Bytes of empty lines and of lines of blanks."""
     huge_line: int = 0
     """Bytes of one very long, valid line that is written in the turn."""
+    endless: int = 0
+    """Bytes of a line that never ends; then nothing is written or read any more."""
+    flood: tuple[int, int, float] | None = None
+    """BYTES:LINE:RATE: that many bytes of lines of LINE bytes (256), at RATE MB/s (0: as fast as they go).  Lines of
+    less than 200 are no messages."""
     unknown_frame: bool = False
     """Two frames of a later version are written: one of a new type, one ``system`` frame of a new subtype."""
     split_writes: int = 0
@@ -256,6 +266,16 @@ def _tool(value: str) -> tuple[str, str]:
     return name, argument
 
 
+def _flood(value: str) -> tuple[int, int, float]:
+    size, _, rest = value.partition(":")
+    line, _, rate = rest.partition(":")
+    return (
+        _count(1, 100_000 * _MEGABYTE)(size),
+        _count(2, 16 * _MEGABYTE)(line or "256"),
+        _duration(10_000)(rate or "0"),
+    )
+
+
 _MEGABYTE: Final = 1_000_000
 _KEYS: Final[dict[str, tuple[Callable[[str], Any], Any]]] = {
     # key: (how its value is read, the value of the bare word or None if it needs one)
@@ -281,9 +301,13 @@ _KEYS: Final[dict[str, tuple[Callable[[str], Any], Any]]] = {
     "bad_utf8": (_flag, True),
     "garbage_line": (_flag, True),
     "unknown_frame": (_flag, True),
-    "huge_line": (_count(1, 64 * _MEGABYTE), 12 * _MEGABYTE),
+    "garbage": (_count(0, _MEGABYTE), 8),
+    "blank": (_count(0, 256 * _MEGABYTE), _MEGABYTE),
+    "huge_line": (_count(1, 256 * _MEGABYTE), 12 * _MEGABYTE),
+    "endless": (_count(1, 100_000 * _MEGABYTE), 256 * _MEGABYTE),
+    "flood": (_flood, (256 * _MEGABYTE, 256, 0.0)),
     "split_writes": (_count(1, _MEGABYTE), 7),
-    "stderr_flood": (_count(1, 256 * _MEGABYTE), _MEGABYTE),
+    "stderr_flood": (_count(1, 100_000 * _MEGABYTE), _MEGABYTE),
     "never_ready": (_flag, True),
     "slow_start": (_duration(3600), None),
     "version": (str, None),

@@ -11,6 +11,7 @@ import sys
 import time
 from typing import Final, NoReturn
 
+from simulator import floods
 from simulator.directives import Directives
 from simulator.output import Output
 
@@ -55,8 +56,7 @@ def before_first_delta(faults: Directives, output: Output) -> None:
     if faults.bad_utf8:
         output.line(b'{"type":"system","subtype":"informational","content":"\xff\xfe\xc3(","level":"info"}')
     if faults.huge_line:
-        head, tail = b'{"type":"tool_use_summary","summary":"', b'","preceding_tool_use_ids":[]}'
-        output.line(head + b"x" * max(0, faults.huge_line - len(head) - len(tail)) + tail)
+        floods.huge_line(faults.huge_line, output)
     if faults.unknown_frame:
         output.line(NEW_TYPE)
         output.line(NEW_SUBTYPE)

@@ -49,6 +49,10 @@ class Output:
         lines.append(b"")
         self._write(b"\n".join(lines))
 
+    def raw(self, data: bytes) -> None:
+        """Write bytes that no ledger holds: parts of lines, and floods."""
+        self._write_all(data)
+
     def _write(self, data: bytes) -> None:
         if self.split:
             for start in range(0, len(data), self.split):

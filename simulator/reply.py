@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from simulator import faults, messages
+from simulator import faults, floods, messages
 from simulator.messages import Message
 from simulator.output import encode
 from simulator.stream import Stream, thoughts
@@ -50,6 +50,9 @@ class Reply:
         self._has_text = True
         stream.open({"type": "text", "text": ""})
         faults.before_first_delta(wanted, self._session.output)
+        floods.run(wanted, self._session.output, self._turn.pause)
+        if wanted.endless:
+            faults.hang()
         if wanted.burst and wanted.cut_after is wanted.die_after is wanted.hang is None:
             self._turn.mark_first_token()
             for _ in stream.burst(pieces):

@@ -37,7 +37,7 @@ def told(made: Session, reference: SessionRef | None = None) -> Welcome:
     return welcome(
         made, Hello(session=ref), made.log.resume(ref.epoch, ref.last_seq),
         start=Start.COLD, miss_reason=MissReason.POOL_EMPTY, ready_ms=3.14159, ignored=["system_prompt"],
-        cli=("2.1.329", True), max_message_bytes=8388608, allowed=ALLOWED,
+        cli=("2.1.329", True), max_message_bytes=8388608, allowed=ALLOWED, last_close=None,
     )  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def test_it_is_told_for_the_position_that_was_decided() -> None:
     made = session(frames=4)
     found = welcome(
         made, Hello(session=SessionRef(last_seq=1)), Resume(1, None), start=Start.ATTACHED, miss_reason=None,
-        ready_ms=0.0, ignored=[], cli=("2.1.197", False), max_message_bytes=8388608, allowed=ALLOWED,
+        ready_ms=0.0, ignored=[], cli=("2.1.197", False), max_message_bytes=8388608, allowed=ALLOWED, last_close=None,
     )  # fmt: skip
     assert (found.replay, found.start, found.cli) == (Replay(2, 4), Start.ATTACHED, CliInfo("2.1.197", False, "0b4e"))
 
@@ -112,6 +112,6 @@ def test_an_observer_is_shown_no_questions_of_an_owner() -> None:
     for hello, shown in ((Hello(client=client), 1), (Hello(client=client, role="observer"), 0)):
         found = welcome(
             made, hello, Resume(0, None), start=Start.ATTACHED, miss_reason=None, ready_ms=0.0, ignored=[],
-            cli=("2.1.329", True), max_message_bytes=8388608, allowed=ALLOWED,
+            cli=("2.1.329", True), max_message_bytes=8388608, allowed=ALLOWED, last_close=None,
         )  # fmt: skip
         assert len(found.pending) == shown, hello.role

@@ -52,6 +52,18 @@ def rss_mb(broker: Broker) -> float:
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
+def peak_mb(broker: Broker) -> float:
+    """The most that was resident since ``forget_peak``."""
+    status = Path(f"/proc/{broker.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def forget_peak(broker: Broker) -> float:
+    """Begin to watch for a peak; returns what is resident now."""
+    Path(f"/proc/{broker.pid}/clear_refs").write_text("5")
+    return rss_mb(broker)
+
+
 async def welcomed(raw: RawClient, session: str | None = None, **hello: object) -> None:
     """Say hello (for that session) and read until ``broker.welcome``."""
     place = {"session": {"mode": "open", "id": session}} if session else {}

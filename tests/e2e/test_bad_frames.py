@@ -3,7 +3,6 @@
 import asyncio
 import tomllib
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from tests.kit.broker import Broker, started_broker
 from tests.kit.client import connected
 from tests.kit.raw import BINARY, CLOSE, PING, TEXT, Cut, RawClient, client_frame, raw_connection
 from tests.oracle import Oracle
-from tests.waiting import eventually
 
 CATALOGUE: dict[str, list[dict[str, Any]]] = tomllib.loads(
     (Path(__file__).resolve().parents[1] / "data" / "bad_frames.toml").read_text()
@@ -210,71 +208,4 @@ async def test_an_endless_message_is_cut(broker: Broker, session: str | None) ->
                 await raw.send_raw(start)
                 assert await pour(raw, more, 64 * 2**20) in (1009, None), name
         assert rss_mb(broker) - before < 40
-    assert no_bug(broker)
-
-
-HALVES = [b"", b"G", b"GET /v1/chat/ws HTTP/1.1\r\n", b"GET /v1/chat/ws HTTP/1.1\r\nHost: 127.0.0.1", b"\x16\x03\x01"]
-
-
-async def test_half_handshakes_are_gone_at_the_open_timeout(broker: Broker) -> None:
-    """Sockets that never finish their request, silent or byte by byte, are closed in time; others get in meanwhile."""
-    async with AsyncExitStack() as stack, neighbour(broker):
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        halves = []
-        for number in range(100):
-            reader, writer = await asyncio.open_connection("127.0.0.1", broker.port)
-            stack.callback(writer.transport.abort)
-            writer.write(HALVES[number % len(HALVES)])
-            halves.append((reader, writer))
-        async with connected(broker.url, hello={"session": {"mode": "open", "id": "raw"}}) as client:
-            assert loop.time() - began < OPEN_TIMEOUT_S
-            await client.sync()
-
-        def all_gone() -> bool:
-            for _, writer in halves:
-                if not writer.transport.is_closing():
-                    writer.write(b"a")  # a byte now and then buys no time
-            return all(reader.at_eof() or writer.transport.is_closing() for reader, writer in halves)
-
-        await eventually(all_gone, OPEN_TIMEOUT_S + 3)
-    assert no_bug(broker)
-
-
-ASKS = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-UPGRADE = ASKS + b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-START = b"GET /v1/chat/ws HTTP/1.1\r\n"
-REQUESTS = {
-    "line-of-9-kib": (START + b"X: " + b"a" * 9216 + b"\r\n" + UPGRADE, b"431"),
-    "path-of-9-kib": (b"GET /" + b"a" * 9216 + b" HTTP/1.1\r\n" + UPGRADE, b"414"),
-    "200-headers": (START + b"X: a\r\n" * 200 + UPGRADE, b"431"),
-    "http-1.0": (START.replace(b"1.1", b"1.0") + UPGRADE, b"505"),
-    "http-2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n", b""),
-    "post": (b"POST /v1/chat/ws HTTP/1.1\r\n" + UPGRADE, b"405"),
-    "body": (START + b"Content-Length: 5\r\n" + UPGRADE, b""),
-    "chunked": (START + b"Transfer-Encoding: chunked\r\n" + UPGRADE, b""),
-    "no-upgrade": (START, b"426"),
-    "no-key": (START + ASKS, b"400"),
-    "version-12": (START + UPGRADE.replace(b"13", b"12"), b"400"),
-    "space-in-a-name": (START + b"X : a\r\n" + UPGRADE, b""),
-    "not-http": (b"\x16\x03\x01\x02\x00\r\n", b""),
-}
-
-
-async def test_requests_that_are_no_handshake_are_refused(broker: Broker) -> None:
-    """Each gets its status, or nothing where it is no HTTP at all, and a closed connection; never an upgrade."""
-    found = {}
-    host = f"Host: 127.0.0.1:{broker.port}\r\n\r\n".encode()
-    async with neighbour(broker):
-        for name, (request, _) in REQUESTS.items():
-            reader, writer = await asyncio.open_connection("127.0.0.1", broker.port)
-            writer.write(request + host)
-            try:
-                async with asyncio.timeout(OPEN_TIMEOUT_S + 2):
-                    found[name] = (await reader.read(65536))[9:12]
-                    while await reader.read(65536):
-                        pass
-            finally:
-                writer.transport.abort()
-    assert found == {name: status for name, (_, status) in REQUESTS.items()}
     assert no_bug(broker)

@@ -114,7 +114,7 @@ async def test_a_reader_that_falls_off_the_log_is_told(broker: Broker) -> None:
     """A reader that is slower than the log is long is closed with 4001, and a resume says what is lost."""
     async with sipper(broker, "behind") as client:
         epoch = client.frames[-1]["epoch"]
-        await client.say({"type": "user_message", "id": "m-1", "content": "[[sim tokens=60000 burst]] a"})
+        await client.say({"type": "user_message", "id": "m-1", "content": "[[sim tokens=20000 burst]] a"})
         await eventually(lambda: has_ended(broker, "behind"), 20)
         while await client.sip():
             pass

@@ -56,6 +56,7 @@ async def test_welcome_says_everything_a_client_has_to_know(broker: Broker) -> N
             "type": "broker.welcome", "protocol": 1, "session_id": "welcome-1", "head_seq": 0, "resumed": False,
             "replay": None, "lost": None, "start": "warm", "miss_reason": None, "role": "controller", "view": "cli",
             "options_ignored": [], "turn": None, "queued": [], "pending": [],
+            "last_close": None,
         }  # fmt: skip
 
 

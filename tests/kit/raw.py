@@ -131,6 +131,7 @@ class RawClient:
         self._ready: list[str] = []
         self.bytes = ServerBytes()
         self.texts: list[str] = []
+        self.pongs: list[bytes] = []
         self.close_code: int | None = None
         self.sent = 0
         """Bytes that were given to the socket."""
@@ -161,6 +162,11 @@ class RawClient:
         found: dict[str, Any] = json.loads(await self.receive(within_s))
         return found
 
+    async def read_on(self, within_s: float = DEADLINE_S) -> None:
+        """Read once, whatever comes.  Raises ``Cut``."""
+        async with asyncio.timeout(within_s):
+            await self._read()
+
     async def _read(self) -> None:
         try:
             data = await self._reader.read(READ_BYTES)
@@ -174,6 +180,8 @@ class RawClient:
                 self.texts.append(self._ready[-1])
             elif opcode == PING:
                 await self.send_raw(client_frame(payload, PONG))
+            elif opcode == PONG:
+                self.pongs.append(payload)
             elif opcode == CLOSE:
                 self.close_code = int.from_bytes(payload[:2], "big") if payload else 1005
                 await self.send_raw(client_frame(payload[:2], CLOSE))

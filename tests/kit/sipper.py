@@ -6,7 +6,7 @@ Callers: the end-to-end tests of stalled and slow readers, ``async with sipper(b
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -49,6 +49,12 @@ class Sipper:
         return bool(data)
 
     @property
+    def port(self) -> int:
+        """The client's own."""
+        found: int = self._socket.getsockname()[1]
+        return found
+
+    @property
     def frames(self) -> list[dict[str, Any]]:
         """What has been read so far."""
         return [json.loads(text) for text in self.texts]
@@ -59,8 +65,10 @@ class Sipper:
 
 
 @asynccontextmanager
-async def sipper(broker: Broker, session: str, buffer_bytes: int = 4096) -> AsyncIterator[Sipper]:
-    """Connect with a small receive buffer, say hello and read ``broker.welcome``."""
+async def sipper(
+    broker: Broker, session: str, buffer_bytes: int = 4096, hello: Mapping[str, Any] | None = None
+) -> AsyncIterator[Sipper]:
+    """Connect with a small receive buffer, say hello (with these fields) and read ``broker.welcome``."""
     with socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         raw.setblocking(False)
@@ -69,7 +77,7 @@ async def sipper(broker: Broker, session: str, buffer_bytes: int = 4096) -> Asyn
         fields = (f"Host: 127.0.0.1:{broker.port}", "Upgrade: websocket", "Connection: Upgrade",
                   "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Version: 13")  # fmt: skip
         await client.send("\r\n".join(["GET /v1/chat/ws HTTP/1.1", *fields, "", ""]).encode())
-        await client.say({"type": "broker.hello", "session": {"mode": "open", "id": session}})
+        await client.say({"type": "broker.hello", "session": {"mode": "open", "id": session}, **(hello or {})})
         while not any(text.startswith(b'{"type":"broker.welcome"') for text in client.texts):
             assert await client.sip()
         yield client

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from simulator.faults import NEW_SUBTYPE, NEW_TYPE
+from simulator.floods import GARBAGE
 from tests.processes import process_table
 from tests.simulator.cli_child import Child, deltas, is_delta, is_init, is_result, kind
 from tests.waiting import eventually_sync
@@ -154,6 +155,31 @@ def test_stderr_can_be_flooded(tmp_path: Path) -> None:
     with Child(tmp_path) as child:
         child.turn("hello [[sim stderr_flood=300000]]")
         assert len(child.stderr) == 300_000
+
+
+def test_floods_have_their_size_and_their_lines(tmp_path: Path) -> None:
+    """``flood`` is whole lines of one size, paced where that is asked for; ``blank`` and ``garbage`` say nothing."""
+    with Child(tmp_path) as child:
+        began = time.monotonic()
+        result = child.result("hello [[sim tokens=2 flood=200000:500:2 blank=6000 garbage=4]]")
+        assert time.monotonic() - began >= 0.08
+    assert result["result"] == "hello0 hello1 "
+    flood = [line for line in child.raw if len(line) == 499]
+    assert 200_000 <= 500 * len(flood) < 250_000
+    assert all(map(is_json, flood))
+    for line in GARBAGE[:4]:
+        assert line in child.raw
+
+
+def test_an_endless_line_ends_in_silence(tmp_path: Path) -> None:
+    """So many bytes without a line end, and then nothing more is said or heard."""
+    with Child(tmp_path) as child:
+        child.say("hello [[sim endless=300000]]")
+        child.until(is_init)
+        with pytest.raises(AssertionError):
+            child.until(is_result, within_s=0.5)
+        child.process.send_signal(signal.SIGTERM)
+        assert child.wait() == 143
 
 
 def test_faults_at_the_start(tmp_path: Path) -> None:

@@ -31,10 +31,14 @@ def test_every_key_of_the_model_is_read() -> None:
 def test_every_fault_can_stand_as_a_bare_word() -> None:
     """Faults have a value for the bare word, so that a person can write them from memory."""
     words = "die_after hang ignore_term ignore_eof grandchild bad_utf8 garbage_line huge_line split_writes stderr_flood"
+    words += " garbage blank endless flood"
     found = parse(f"[[sim {words} never_ready burst detached unknown_frame]]")
     assert (found.die_after, found.hang, found.grandchild, found.huge_line) == (0, 0, 60.0, 12_000_000)
     assert all((found.ignore_term, found.ignore_eof, found.bad_utf8, found.garbage_line, found.burst))
     assert found.unknown_frame
+    assert (found.garbage, found.blank, found.endless) == (8, 1_000_000, 256_000_000)
+    assert found.flood == (256_000_000, 256, 0.0)
+    assert parse("[[sim flood=1000:2:0.5]]").flood == (1000, 2, 0.5)
     assert (found.split_writes, found.stderr_flood, found.never_ready, found.detached) == (7, 1_000_000, True, True)
 
 
