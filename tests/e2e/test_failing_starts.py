@@ -112,7 +112,7 @@ async def test_a_cli_that_starts_every_other_time_serves_everybody(tmp_path: Pat
 
 @pytest.mark.full
 @pytest.mark.slow
-@pytest.mark.timeout(LONG_S)
+@pytest.mark.timeout(2 * LONG_S)
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_an_open_breaker_refuses_quickly_and_closes_again(fault: str, tmp_path: Path, cli: Path) -> None:
     """Five failures open it; then refusals at once, few probes, little work; and service again after the next probe."""
