@@ -2,7 +2,7 @@
 
 Caller: ``broker.__main__``.  Order of opening: the CLI answers ``--version``, then the ports, then spares are started.
 Order of ending: no new sockets and no spares, turns end or the deadline comes, sessions and children, ports; by the
-clock of ``broker.drain``, whatever hangs.
+clock of ``broker.drain``, whatever hangs.  Over 300 lines because both orders are read in one place.
 """
 
 import errno

@@ -2,6 +2,7 @@
 
 Owner: the pool's supervisor of the slot, inside ``broker.pool``.  Whoever holds the lease sets ``on_lines``.
 Linux only: a pidfd decides death, never EOF (a grandchild may hold the pipe for ever).
+Over 300 lines because a frame that crosses it and the death that may come in between are read together.
 """
 
 import asyncio
