@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from bench.server_bytes import ServerBytes
 
-HELD_BYTES: Final = 1 << 20
+HELD_BYTES: Final = 1 << 17
 TICK_S: Final = 0.05
 """A narrow lane hands over what fits into this time, not a whole chunk at its end."""
 
