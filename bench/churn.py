@@ -42,6 +42,7 @@ SOURCES: Final = 200
 RSS_MIB: Final = 5.0
 REST_WITHIN_S: Final = 15.0
 DEADLINE_S: Final = 20.0
+FAILED: Final = "failed: "
 HALF: Final = b"GET /v1/chat/ws HTTP/1.1\r\nHost: "
 
 
@@ -114,7 +115,7 @@ class _Churn:
             "memory after the first tenth, at the end (MiB)": f"{before.rss / 2**20:.1f} -> {after.rss / 2**20:.1f}",
             "held after the first tenth, at the end": vitals.at_rest([before, after]),
         }
-        self._judge(before, after)
+        self._report.violations += judge(self._ended, before, after)
 
     async def _some(self, count: int) -> float:
         left = iter([self._one() for _ in range(count)])
@@ -187,7 +188,7 @@ class _Churn:
         return {"type": "broker.hello", "auth": {"token": token}, "session": session, "role": role}
 
     def _fail(self, error: Exception) -> None:
-        self._ended[f"failed: {error}"[:100]] += 1
+        self._ended[f"{FAILED}{error}"[:100]] += 1
 
     async def _at_rest(self, before: Vital | None) -> Vital:
         """A look, once nothing more goes away; with ``before``, once as little is there as then, or the deadline."""
@@ -201,10 +202,13 @@ class _Churn:
                 return found
             last = found
 
-    def _judge(self, before: Vital, after: Vital) -> None:
-        self._report.violations += [f"{name}: {count}" for name, count in self._ended.items() if name[:6] == "failed"]
-        for name in ("fds", "threads", "tasks", "children"):
-            if getattr(after, name) > getattr(before, name):
-                self._report.violations.append(f"{name}: {getattr(before, name)} before, {getattr(after, name)} after")
-        if (grown := (after.rss - before.rss) / 2**20) > RSS_MIB:
-            self._report.violations.append(f"memory grew by {grown:.1f} MiB")
+
+def judge(ended: Counter[str], before: Vital, after: Vital) -> list[str]:
+    """What must not be, one line each: connections that failed, and what the broker has kept."""
+    found = [f"{name}: {count}" for name, count in ended.items() if name.startswith(FAILED)]
+    for name in ("fds", "threads", "tasks", "children"):
+        if getattr(after, name) > getattr(before, name):
+            found.append(f"{name}: {getattr(before, name)} before, {getattr(after, name)} after")
+    if (grown := (after.rss - before.rss) / 2**20) > RSS_MIB:
+        found.append(f"memory grew by {grown:.1f} MiB")
+    return found

@@ -26,6 +26,8 @@ class Link(Tenant):
         super().__init__(url)
         self._take = take
         self.frames = 0
+        self.bytes = 0
+        """What has come, of frames that are not whole yet too: a long line on a busy machine is no silence."""
 
     @property
     def failure(self) -> str | None:
@@ -71,6 +73,12 @@ class Link(Tenant):
             with anyio.move_on_after(CLOSE_DEADLINE_S):
                 await self._lost.wait()
         await self.leave()
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop."""
+        self.bytes += len(data)
+        super().data_received(data)
+        self._changed.set()
 
     def _on_frame(self, data: bytes | bytearray | memoryview, at: float) -> None:
         self.frames += 1

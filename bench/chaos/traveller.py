@@ -126,9 +126,9 @@ class Traveller:
     async def _wait(self) -> None:
         link = self._link
         assert link is not None
-        seen, began = link.frames, now()
+        seen, began = link.bytes, now()
         await link.wait_change(SILENCE_S)
-        if link.frames == seen and link.failure is None and now() - began >= SILENCE_S:
+        if link.bytes == seen and link.failure is None and now() - began >= SILENCE_S:
             self._checker.counts["connections given up for silence"] += 1
             await self._drop()
 

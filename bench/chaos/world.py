@@ -34,6 +34,8 @@ SEND_DEADLINE_S: Final = 2.0
 TURN_IDLE_S: Final = 20.0
 """Of silence within a turn.  No turn of the plan is silent: one that fails for it was starved, or lost."""
 LOOK_EVERY_S: Final = 1.0
+AT_REST_WITHIN_S: Final = 20.0
+"""A thread that nobody needs ends after ten seconds."""
 SETTLE_EVERY_S: Final = 1.0
 PROXY_BUFFER_BYTES: Final = 1 << 16
 NOBODY: Final = 1
@@ -109,9 +111,17 @@ class World:
 
     async def _look_at_rest(self) -> None:
         """Before the first tenant comes, and when all have gone and so has every process that is no spare."""
-        if self._broker is not None:
-            await self._broker.wait_settled()
-            self.at_rest.append(await look(self._broker, self._generation, self.place / "state" / "sessions"))
+        if self._broker is None:
+            return
+        await self._broker.wait_settled()
+        deadline = now() + AT_REST_WITHIN_S
+        while True:
+            found = await look(self._broker, self._generation, self.place / "state" / "sessions")
+            before = self.at_rest[0] if self.at_rest else found
+            if now() > deadline or (found.fds <= before.fds and found.threads <= before.threads):
+                self.at_rest.append(found)
+                return
+            await anyio.sleep(LOOK_EVERY_S)
 
     def _traveller(self, number: int, proxy: FaultProxy) -> Traveller:
         seed = self.scale.seed
@@ -133,8 +143,8 @@ class World:
             # Some sessions outlast an absence, some do not; who is idle makes room at once.
             session="detach_timeout_s = 1\nmin_resident_s = 0\nhibernate_after_s = 3",
             tables=(
-                # A log that is full after some minutes, so that what grows later is something else.
-                f"[replay]\nframes = 2000\nbytes = {2**20}\n"
+                # A log that is full after a minute or two, so that what grows later is something else.
+                f"[replay]\nframes = 500\nbytes = {2**18}\n"
                 f"[turn]\nfirst_token_timeout_s = {TURN_IDLE_S}\nidle_timeout_s = {TURN_IDLE_S}\n"
                 f"[stop]\neof_grace_s = 2\nterm_grace_s = 2\ndrain_timeout_s = 5\n"
                 f"[limits]\nmessages_burst = {40 + self._reloads % 2}"
