@@ -206,9 +206,8 @@ class _Churn:
 def judge(ended: Counter[str], before: Vital, after: Vital) -> list[str]:
     """What must not be, one line each: connections that failed, and what the broker has kept."""
     found = [f"{name}: {count}" for name, count in ended.items() if name.startswith(FAILED)]
-    for name in ("fds", "threads", "tasks", "children"):
-        if getattr(after, name) > getattr(before, name):
-            found.append(f"{name}: {getattr(before, name)} before, {getattr(after, name)} after")
+    held = {name: (getattr(before, name), getattr(after, name)) for name in ("fds", "threads", "tasks", "children")}
+    found += [f"{name}: {first} before, {last} after" for name, (first, last) in held.items() if last > first]
     if (grown := (after.rss - before.rss) / 2**20) > RSS_MIB:
         found.append(f"memory grew by {grown:.1f} MiB")
     return found
