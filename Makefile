@@ -8,6 +8,8 @@ SHELL := bash
 LISTEN ?= 127.0.0.1:8765
 ADMIN ?= 127.0.0.1:9464
 ARGS ?=
+SEED ?= 1
+SOAK_SECONDS ?= 1800
 WORKERS := -n 2 --dist loadscope
 PACKAGES := $(wildcard broker protocol simulator bench tests)
 REAL_CLI := $(wildcard tests/real_cli/install tests/real_cli/package-lock.json tests/real_cli/requirements.txt)
@@ -26,7 +28,7 @@ help:
 	@echo "make run        the broker with the simulated CLI on http://$(LISTEN)/"
 	@echo "make test       the tests, in a network namespace that has only loopback"
 	@echo "make test-full  the same with the larger half: each scene on both versions of the real CLI"
-	@echo "make soak       cuts and kills in their thousands (docs/reliability.md)"
+	@echo "make soak       cuts, kills, churn and chaos in their thousands, about an hour (docs/reliability.md)"
 	@echo "make check      ruff, mypy, import contracts"
 	@echo "make real-cli   install the pinned versions of the real Claude Code CLI into .real-cli/"
 	@echo "make real-cli-contract   write down again which shapes those versions send (tests/conformance/contracts/)"
@@ -51,7 +53,10 @@ test-full: .venv/.project system .real-cli/.installed
 	@tests/run $(WORKERS) $(ARGS)
 
 soak: .venv/.project system
-	@SOAK=1 tests/run -s -q $(SOAKS) $(ARGS)
+	@SOAK=1 tests/run -s -q $(SOAKS) tests/bench/test_churn.py $(ARGS)
+	@tests/run --python -m bench chaos --tenants 50 --seconds 60 --starve 2 --seed $(SEED)
+	@tests/run --python -m bench chaos --tenants 50 --seconds 300 --restart-every 30 --seed $(SEED)
+	@tests/run --python -m bench chaos --tenants 50 --seconds $(SOAK_SECONDS) --restart-every 0 --flat --seed $(SEED)
 
 bench: .venv/.project
 	@.venv/bin/python -m bench $(ARGS)

@@ -1,7 +1,8 @@
 """``python -m bench COMMAND``: read the arguments, run one question, print its table, judge the assertions.
 
-Exit codes: 0 measured; 1 something failed while measuring; 2 a mistake in the arguments; 69 no CLI, or no namespace for
-the real one; 99 an assertion does not hold; 130 interrupted (what was started is ended first).
+Exit codes: 0 measured; 1 something failed while measuring, or was found that must not be; 2 a mistake in the arguments;
+69 no CLI, or no namespace for the real one; 99 an assertion does not hold; 130 interrupted (what was started is ended
+first).
 """
 
 import argparse
@@ -12,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
-from bench import binding, cold_vs_warm, crowd, idle, namespace, run
+from bench import binding, churn, cold_vs_warm, crowd, idle, namespace, run
 from bench.bounds import Bound
+from bench.chaos import command as chaos
 from bench.children import ChildFailed
 from bench.direct import DirectFailed
 from bench.report import Report
@@ -45,7 +47,7 @@ class Command(Protocol):
         """Measure."""
 
 
-COMMANDS: Final[tuple[Command, ...]] = (cold_vs_warm, run, binding, crowd, idle)
+COMMANDS: Final[tuple[Command, ...]] = (cold_vs_warm, run, binding, crowd, idle, chaos, churn)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -127,6 +129,8 @@ def _finish(report: Report, arguments: argparse.Namespace) -> int:
     failed = report.failed(arguments.assertions)
     for line in failed:
         print(f"assertion: {line}", file=sys.stderr)
+    if report.violations:
+        return EXIT_FAILED
     return EXIT_ASSERTION if failed else 0
 
 

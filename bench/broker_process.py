@@ -39,6 +39,13 @@ class Setup:
     """``pool.max_processes``; whoever is idle then makes room at once."""
     env: Mapping[str, str] | None = None
     """Added to the environment of every CLI."""
+    session: str = "detach_timeout_s = 0\nmin_resident_s = 0"
+    """The table ``[session]``.  By default the next arrival finds no process of the last one: it is stopped as soon as
+    its tenant has left."""
+    server: str = ""
+    """More of the table ``[server]``."""
+    pool: str = ""
+    """More of the table ``[pool]``."""
     tables: str = ""
     """More of the configuration: whole tables that are not among the others."""
 
@@ -46,11 +53,11 @@ class Setup:
         """The configuration file."""
         room = max(2 * self.warm, 64) if self.processes is None else self.processes
         lines = [
-            '[server]\nlisten = "127.0.0.1:0"\n[admin]\nlisten = "127.0.0.1:0"',
+            f'[server]\nlisten = "127.0.0.1:0"\n{self.server}\n[admin]\nlisten = "127.0.0.1:0"',
             f"[state]\ndir = {json.dumps(str(state))}",
-            # The next arrival must find no process of the last one: it is stopped as soon as its tenant has left.
-            "[session]\ndetach_timeout_s = 0\nmin_resident_s = 0",
+            f"[session]\n{self.session}",
             f"[pool]\nmax_processes = {room}\nqueue_timeout_s = 120\nstart_timeout_s = 120\nbind_timeout_s = 60",
+            self.pool,
             f"[pool.profiles.{PROFILE}]\nwarm = {self.warm}",
         ]
         if self.limit is not None:
@@ -63,15 +70,16 @@ class Setup:
 class Broker:
     """A running broker.  Made by ``broker``."""
 
-    def __init__(self, process: Child, port: int, setup: Setup) -> None:
+    def __init__(self, process: Child, port: int, admin: int, setup: Setup) -> None:
         self.process = process
-        self._port = port
+        self.port = port
+        self._admin = admin
         self._setup = setup
 
     @property
     def url(self) -> str:
         """Where tenants connect."""
-        return f"ws://127.0.0.1:{self._port}/v1/chat/ws"
+        return f"ws://127.0.0.1:{self.port}/v1/chat/ws"
 
     async def wait_settled(self, within_s: float = 120.0) -> None:
         """Until every spare is warm and no process is starting, leased or stopping.  Raises ``ChildFailed``."""
@@ -90,10 +98,16 @@ class Broker:
         return health["warm"] >= self._setup.warm and not any(health[state] for state in PASSING_STATES)
 
     def _health(self) -> dict[str, int] | None:
-        with urlopen(f"http://127.0.0.1:{self._port}/health", timeout=HEALTH_TIMEOUT_S) as answer:
+        with urlopen(f"http://127.0.0.1:{self.port}/health", timeout=HEALTH_TIMEOUT_S) as answer:
             found = json.load(answer)
         # Between the first spare and the broker's own note that it is ready, a handshake would still be refused.
         return dict(found["pool"][PROFILE]) if found["status"] == "ok" else None
+
+    def metric(self, name: str) -> float:
+        """A metric without labels, as the admin listener tells it.  Blocking.  Raises ``OSError``, ``KeyError``."""
+        with urlopen(f"http://127.0.0.1:{self._admin}/metrics", timeout=HEALTH_TIMEOUT_S) as answer:
+            lines = answer.read().decode().splitlines()
+        return float(dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))[name])
 
 
 @asynccontextmanager
@@ -103,13 +117,20 @@ async def broker(setup: Setup) -> AsyncIterator[Broker]:
     Raises ``ChildFailed`` when it does not start.
     """
     with TemporaryDirectory(prefix="bench-broker-") as folder:
-        place = Path(folder)
-        config, ports = place / "broker.toml", place / "ports.json"
-        config.write_text(setup.toml(place / "state"))
-        argv = [sys.executable, "-m", "broker", "serve", "--config", str(config), "--cli", setup.cli,
-                "--port-file", str(ports)]  # fmt: skip
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("BROKER__")}
-        environ["PYTHONPATH"] = str(ROOT)
-        async with child("the broker", argv, place / "broker.log", environ) as process:
-            port = int(json.loads(await process.wait_file(ports))["listen"])
-            yield Broker(process, port, setup)
+        async with broker_in(Path(folder), setup) as running:
+            yield running
+
+
+@asynccontextmanager
+async def broker_in(place: Path, setup: Setup) -> AsyncIterator[Broker]:
+    """The same in a directory of the caller's, which may hold the state of an earlier run; its log goes on there."""
+    config, ports = place / "broker.toml", place / "ports.json"
+    config.write_text(setup.toml(place / "state"))
+    ports.unlink(missing_ok=True)
+    argv = [sys.executable, "-m", "broker", "serve", "--config", str(config), "--cli", setup.cli,
+            "--port-file", str(ports)]  # fmt: skip
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("BROKER__")}
+    environ["PYTHONPATH"] = str(ROOT)
+    async with child("the broker", argv, place / "broker.log", environ) as process:
+        found = json.loads(await process.wait_file(ports))
+        yield Broker(process, int(found["listen"]), int(found["admin"]), setup)

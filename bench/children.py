@@ -40,6 +40,20 @@ class Child:
         if self._popen.poll() is not None:
             raise ChildFailed(f"{self._name} ended with {self._popen.returncode}:\n{self.log_tail()}")
 
+    @property
+    def pid(self) -> int:
+        """Its process id; ``setpriv`` has become the program itself."""
+        return self._popen.pid
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the program alone."""
+        self._popen.send_signal(number)
+
+    async def wait_end(self) -> None:
+        """Until it has ended and is reaped."""
+        while self._popen.poll() is None:  # noqa: ASYNC110 - a process has no event
+            await anyio.sleep(POLL_S)
+
     def scheduled(self) -> tuple[float, float]:
         """Seconds for which its main thread has run, and for which it was ready to run and had to wait for a core.
 
@@ -87,7 +101,7 @@ async def child(name: str, argv: Sequence[str], log: Path, environ: Mapping[str,
     """
     setpriv = shutil.which("setpriv")
     prefix = [setpriv, "--pdeathsig", "TERM", "--"] if setpriv is not None else []
-    with log.open("wb") as sink:
+    with log.open("ab") as sink:
         popen = subprocess.Popen(  # noqa: ASYNC220 - vfork, about 1 ms, and nothing is being measured yet
             [*prefix, *argv], stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env=dict(environ),
             start_new_session=True,

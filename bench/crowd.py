@@ -6,6 +6,7 @@ who speaks, and is restored with its next message.  Whatever goes unanswered fai
 
 import argparse
 import random
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -13,7 +14,8 @@ import anyio
 from bench import clis
 from bench.arrivals import Options, options_of
 from bench.broker_process import Setup, broker
-from bench.clock import LoopLag, now
+from bench.clock import now
+from bench.load import Load
 from bench.report import Report, Subject
 from bench.tenant import TenantFailed, connect
 
@@ -68,38 +70,25 @@ class _Crowd:
 
     def __init__(self, arguments: argparse.Namespace, subject: Subject) -> None:
         self._arguments: Any = arguments
-        self._subject = subject
         self._random = random.Random(arguments.seed)
         self._options: Options = options_of(arguments.seed)
-        for name, title in TITLES.items():
-            subject.open_series(name, title)
-        self._series = subject.series
-        self._lag = LoopLag()
-        self._lag.samples = self._series["generator_lag"]
-        self._answered = 0
-        self._failures: list[str] = []
+        self._load = Load(subject, TITLES)
+        self._series = self._load.series
 
     async def run(self, url: str) -> Subject:
         """All tenants to their end.  Raises ``TenantFailed``."""
-        tenants, rounds = self._arguments.tenants, self._arguments.rounds
+        subject, wanted = self._load.subject, self._arguments.tenants * self._arguments.rounds
         began_at = now()
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._lag.watch)
-            async with anyio.create_task_group() as crowd:
-                for _ in range(tenants):
-                    crowd.start_soon(self._tenant, url, began_at + self._random.uniform(0.0, self._arguments.every))
-            group.cancel_scope.cancel()
-        took = now() - began_at
-        self._subject.facts |= {
-            "turns answered": f"{self._answered} of {tenants * rounds}",
-            "turns per second": round(self._answered / took, 1),
-            "seconds": round(took, 1),
+        moments = [began_at + self._random.uniform(0.0, self._arguments.every) for _ in range(self._arguments.tenants)]
+        took = await self._load.run(partial(self._tenant, url, moment) for moment in moments)
+        subject.facts |= {
+            "turns answered": f"{self._load.done} of {wanted}",
+            "turns per second": round(self._load.done / took, 1),
             "processes": self._arguments.processes,
         }
-        if self._answered < tenants * rounds:
-            missing = tenants * rounds - self._answered
-            raise TenantFailed(f"{missing} of {tenants * rounds} messages were not answered: {self._failures[:3]}")
-        return self._subject
+        if (missing := wanted - self._load.done) > 0:
+            raise TenantFailed(f"{missing} of {wanted} messages were not answered: {[*self._load.failures][:3]}")
+        return subject
 
     async def _tenant(self, url: str, begins_at: float) -> None:
         await anyio.sleep(max(0.0, begins_at - now()))
@@ -114,6 +103,6 @@ class _Crowd:
                     turn = await tenant.wait_end(DEADLINE_S)
                     assert turn.ended_at is not None
                     self._series["turn"].add(turn.ended_at - turn.sent_at)
-                    self._answered += 1
+                    self._load.done += 1
         except (TenantFailed, OSError) as error:
-            self._failures.append(str(error)[:160])
+            self._load.failures[str(error)[:160]] += 1

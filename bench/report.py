@@ -21,6 +21,8 @@ from bench.table import milliseconds, table
 from broker import __version__
 
 SCHEMA: Final = 1
+SHORT: Final = 4
+"""A fact of more values than this is a table of its own."""
 LIBRARIES: Final = ("websockets", "anyio", "msgspec", "structlog", "uvloop")
 
 
@@ -35,6 +37,8 @@ class Subject:
     targets: list[Bound] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     """Single values beside the series: health of the generator, failures, shares."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """For the result file alone."""
 
     def open_series(self, name: str, title: str) -> Samples:
         """The samples of ``name``, made at its first mention; ``title`` is for the table."""
@@ -49,6 +53,7 @@ class Subject:
             "series": {name: samples.shown() for name, samples in self.series.items()},
             "targets": targets,
             "facts": self.facts,
+            "details": self.details,
         }
 
 
@@ -60,6 +65,8 @@ class Report:
     flags: Mapping[str, Any]
     seed: int
     subjects: list[Subject] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    """What must not be, one line each; the run then exits 1."""
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     load_before: list[float] = field(default_factory=load_average)
 
@@ -71,7 +78,8 @@ class Report:
             rows = [_row(name, subject) for name in subject.series]
             parts.append(table(("series", "what", "n", *COLUMNS), rows))
             parts += [f"  target {bound.verdict(subject.series)}" for bound in subject.targets]
-            parts += [f"  {name}: {_fact(value)}" for name, value in subject.facts.items()]
+            parts += [_fact(name, value) for name, value in subject.facts.items()]
+        parts += [f"  VIOLATION {line}" for line in self.violations]
         return "\n".join(parts)
 
     def write(self, path: Path) -> None:
@@ -86,6 +94,7 @@ class Report:
             "seed": self.seed,
             "host": {**host(), "load_before": self.load_before, "load_after": load_average()},
             "versions": versions(),
+            "violations": self.violations,
             "subjects": [subject.shown() for subject in self.subjects],
         }
         part = path.with_name(path.name + ".part")
@@ -108,8 +117,12 @@ def _row(name: str, subject: Subject) -> tuple[str, ...]:
     return (name, subject.titles.get(name, ""), str(len(samples)), *cells)
 
 
-def _fact(value: object) -> str:
-    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+def _fact(name: str, value: object) -> str:
+    if not isinstance(value, dict):
+        return f"  {name}: {value}"
+    if len(value) <= SHORT:
+        return f"  {name}: " + ", ".join(f"{k} {v}" for k, v in value.items())
+    return "\n" + table((name, ""), [(str(k), str(v)) for k, v in value.items()])
 
 
 def _plain(value: object) -> object:

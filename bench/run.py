@@ -6,7 +6,7 @@ slow broker is asked less; the figures are those of this load, not of a fixed ra
 
 import argparse
 import random
-from collections import Counter
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -14,7 +14,8 @@ import anyio
 from bench import clis
 from bench.arrivals import Options, options_of
 from bench.broker_process import Setup, broker
-from bench.clock import LoopLag, now
+from bench.clock import now
+from bench.load import Load
 from bench.report import Report, Subject
 from bench.tenant import Tenant, TenantFailed, connect
 
@@ -64,47 +65,35 @@ def run(arguments: argparse.Namespace) -> Report:
 
 async def _measure(arguments: argparse.Namespace) -> Subject:
     if arguments.url is not None:
-        return await _Load(arguments, Subject(arguments.url)).run(arguments.url)
+        return await _Sessions(arguments, Subject(arguments.url)).run(arguments.url)
     choice = clis.choice("simulated")
     async with broker(Setup(choice.setting, arguments.sessions, limit=arguments.sessions)) as running:
         await running.wait_settled()
-        return await _Load(arguments, Subject(choice.name)).run(running.url)
+        return await _Sessions(arguments, Subject(choice.name)).run(running.url)
 
 
-class _Load:
+class _Sessions:
     """The sessions and what they saw."""
 
     def __init__(self, arguments: argparse.Namespace, subject: Subject) -> None:
         self._arguments: Any = arguments
-        self._subject = subject
         self._random = random.Random(arguments.seed)
         self._options: Options = options_of(arguments.seed)
-        self._lag = LoopLag()
-        self._failures: Counter[str] = Counter()
+        self._load = Load(subject, TITLES)
+        self._series = self._load.series
         self._deltas = 0
-        self._turns = 0
-        for name, title in TITLES.items():
-            subject.open_series(name, title)
-        self._series = subject.series
-        self._lag.samples = self._series["generator_lag"]
 
     async def run(self, url: str) -> Subject:
         """All sessions to their end."""
-        began_at = now()
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._lag.watch)
-            async with anyio.create_task_group() as sessions:
-                for _ in range(self._arguments.sessions):
-                    sessions.start_soon(self._session, url, self._random.uniform(0.0, self._arguments.ramp))
-            group.cancel_scope.cancel()
-        took = now() - began_at
-        self._subject.facts |= {
-            "turns completed": f"{self._turns} of {self._arguments.sessions * self._arguments.turns}",
+        count, subject = self._arguments.sessions, self._load.subject
+        delays = [self._random.uniform(0.0, self._arguments.ramp) for _ in range(count)]
+        took = await self._load.run(partial(self._session, url, delay) for delay in delays)
+        subject.facts |= {
+            "turns completed": f"{self._load.done} of {count * self._arguments.turns}",
             "deltas per second": round(self._deltas / took, 1),
-            "seconds": round(took, 2),
-            "failures": dict(self._failures) or "none",
+            "failures": dict(self._load.failures) or "none",
         }
-        return self._subject
+        return subject
 
     async def _session(self, url: str, delay_s: float) -> None:
         await anyio.sleep(delay_s)
@@ -118,7 +107,7 @@ class _Load:
                 for number in range(self._arguments.turns):
                     await self._turn(tenant, number)
         except (TenantFailed, OSError) as error:
-            self._failures[str(error)[:120]] += 1
+            self._load.failures[str(error)[:120]] += 1
 
     async def _turn(self, tenant: Tenant, number: int) -> None:
         tenant.say(f"Message {number} [[sim tokens={self._arguments.tokens} itl_ms={self._arguments.itl:g}]]")
@@ -128,4 +117,4 @@ class _Load:
         self._series["turn"].add(turn.ended_at - turn.sent_at)
         self._series["gap"].values += turn.gaps
         self._deltas += turn.deltas
-        self._turns += 1
+        self._load.done += 1

@@ -9,6 +9,7 @@ choice, an id or a close code that a client sent.  Label pairs of counters exist
 the first failure.
 """
 
+import asyncio
 import itertools
 import platform
 from collections.abc import Iterable
@@ -175,6 +176,7 @@ class Metrics:
         self._unknown_fields = Counter(
             "broker_unknown_fields_total", "Unknown fields dropped from frames in the SDK's shape.", registry=registry
         )
+        Gauge("broker_tasks", "Tasks of the event loop, whoever owns them.", registry=registry).set_function(_tasks)
         self._build_info = Gauge(
             "broker_build_info", "Always 1.", ["version", "python", "websockets", "cli_version"], registry=registry
         )
@@ -291,6 +293,14 @@ class Metrics:
         except (TypeError, ValueError):  # what the library makes of a version that is no version
             encoder, content_type = choose_encoder("")
             return encoder(self.registry), content_type
+
+
+def _tasks() -> float:
+    """Asked while the metrics are rendered: on the loop, or in a program without one."""
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:
+        return 0.0
 
 
 def _move(family: _Family[Gauge], old: str | None, new: str | None) -> None:

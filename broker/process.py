@@ -18,7 +18,7 @@ from typing import IO, cast
 import anyio
 import structlog
 
-from broker import orphans
+from broker import orphans, pipes
 from broker.errors import ProcessError
 from broker.launcher import Launch
 from broker.resident import offer_first
@@ -151,8 +151,7 @@ class Process:
         offer_first(popen.pid)
         process = cls(popen, launch)
         try:
-            # Two turns of the loop.  Cancelled in between, uvloop would close a pipe's descriptor behind the back of
-            # its Python object, which would close that number once more: a stranger's by then.
+            # Two turns of the loop: not worth a way back from a half-made child.
             with anyio.CancelScope(shield=True):
                 await process._attach()
         except BaseException as error:
@@ -164,16 +163,13 @@ class Process:
         return process
 
     async def _attach(self) -> None:
-        loop = asyncio.get_running_loop()
         popen = self._popen
         self._unattached = [pipe for pipe in (popen.stderr, popen.stdout, popen.stdin) if pipe is not None]
         self._pidfd = os.pidfd_open(popen.pid)
-        self._stdin, _ = await loop.connect_write_pipe(asyncio.Protocol, self._unattached.pop())
-        stdout, _ = await loop.connect_read_pipe(lambda: _Stdout(self), self._unattached.pop())
-        self._readers.append(stdout)
-        stderr, _ = await loop.connect_read_pipe(lambda: _Stderr(self._stderr), self._unattached.pop())
-        self._readers.append(stderr)
-        loop.add_reader(self._pidfd, self._on_death)
+        self._stdin = await pipes.write_to(self._unattached.pop())
+        self._readers.append(await pipes.read_from(self._unattached.pop(), lambda: _Stdout(self)))
+        self._readers.append(await pipes.read_from(self._unattached.pop(), lambda: _Stderr(self._stderr)))
+        asyncio.get_running_loop().add_reader(self._pidfd, self._on_death)
 
     def _abandon(self) -> None:
         """Half made, and nobody's: it is killed, reaped and closed without waiting for anything but the kernel."""

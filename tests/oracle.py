@@ -1,9 +1,10 @@
 """The house oracle: after every test nothing may be left behind.
 
 Job: a pytest plugin that takes a baseline before each test and, once its fixtures are torn down, looks for children,
-zombies, strays, file descriptors, threads and tasks that were not there before, for complaints of asyncio and of the
-garbage collector, and for canary secrets in what was logged or printed.  It polls up to ``Oracle.deadline_s`` before it
-complains, says what leaked, and kills leaked processes, so that one test's mistake is not the next one's.
+zombies, strays, file descriptors, threads, tasks and temporary files that were not there before, for complaints of
+asyncio and of the garbage collector, and for tracebacks and canary secrets in what was logged or printed.  It polls up
+to ``Oracle.deadline_s`` before it complains, says what leaked, kills leaked processes and deletes leaked files, so that
+one test's mistake is not the next one's.
 
 Callers: pytest (``tests/conftest.py`` loads it).  Tests take the ``oracle`` fixture to plant canaries and to allow what
 is meant to stay.
@@ -16,18 +17,24 @@ import contextlib
 import gc
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from tests.processes import Process, is_tagged, process_table, read_process, tag_descendants, tree
 from tests.waiting import POLL_S
+
+TRACEBACK: Final = "Traceback (most recent call last)"
+MOST_SHOWN: Final = 2000
 
 
 def open_fds() -> dict[int, str]:
@@ -47,6 +54,7 @@ class Baseline:
     processes: frozenset[Process]
     fds: dict[int, str]
     threads: frozenset[threading.Thread]
+    files: frozenset[str]
 
 
 class Complaints(logging.Handler):
@@ -73,6 +81,10 @@ class Oracle:
 
     canaries: set[str] = field(default_factory=set)
     deadline_s: float = 2.0
+    folder: Path | None = None
+    """Where temporary files go: of this test process and of what it starts, and of no other."""
+    may_log_tracebacks: bool = False
+    """For one test, whose point is a failure that is logged."""
     _pids: set[int] = field(default_factory=set)
     _fds: set[int] = field(default_factory=set)
     _threads: set[threading.Thread] = field(default_factory=set)
@@ -96,7 +108,9 @@ class Oracle:
 
     def baseline(self) -> Baseline:
         """Taken before a test."""
-        return Baseline(frozenset(self._processes()), open_fds(), frozenset(threading.enumerate()))
+        return Baseline(
+            frozenset(self._processes()), open_fds(), frozenset(threading.enumerate()), frozenset(self._files())
+        )
 
     def leaks(self, before: Baseline) -> list[str]:
         """What is there now and was neither there before nor allowed, one line each."""
@@ -107,7 +121,8 @@ class Oracle:
             if before.fds.get(number) != target and number not in self._fds
         ]
         threads = set(threading.enumerate()) - before.threads - self._threads
-        return lines + [f"thread {thread.name} ({thread!r})" for thread in threads]
+        lines += [f"thread {thread.name} ({thread!r})" for thread in threads]
+        return lines + [f"temporary {self.folder}/{name}" for name in sorted(self._files() - before.files)]
 
     def leaked_processes(self, before: Baseline) -> list[Process]:
         """Descendants and strays, alive or zombie."""
@@ -121,20 +136,27 @@ class Oracle:
             time.sleep(POLL_S)
         return found
 
-    def kill_leaked(self, before: Baseline) -> None:
-        """End what a test left running and reap what is ours."""
+    def clear_leaked(self, before: Baseline) -> None:
+        """End what a test left running, reap what is ours, and delete its temporary files."""
         for row in self.leaked_processes(before):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(row.pid, signal.SIGKILL)
             if row.parent == os.getpid():
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(row.pid, 0)
+        for name in self._files() - before.files:
+            assert self.folder is not None
+            path = self.folder / name
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def canary_lines(self, text: str) -> list[str]:
         """Every line of ``text`` that holds a canary."""
         if not any(canary in text for canary in self.canaries):
             return []
         return [line for line in text.split("\n") if any(canary in line for canary in self.canaries)]
+
+    def _files(self) -> set[str]:
+        return set(os.listdir(self.folder)) if self.folder is not None else set()
 
     def _processes(self) -> list[Process]:
         table = process_table()
@@ -203,9 +225,19 @@ async def _house_tasks(request: pytest.FixtureRequest) -> AsyncIterator[None]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tag the process and listen to asyncio."""
+    """Tag the process, give it a directory for temporary files, and listen to asyncio."""
     _oracle.mark_descendants()
+    # Where pytest's own tmp_path lies stays as it is: the paths of Unix sockets have little room.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    _oracle.folder = Path(tempfile.mkdtemp(prefix="oracle-"))
+    os.environ["TMPDIR"] = tempfile.tempdir = str(_oracle.folder)
     logging.getLogger("asyncio").addHandler(_complaints)
+
+
+def pytest_unconfigure() -> None:
+    """The directory goes with the process; what was made there outside of any test goes with it."""
+    if _oracle.folder is not None:
+        shutil.rmtree(_oracle.folder, ignore_errors=True)
 
 
 def pytest_collection_finish() -> None:
@@ -228,17 +260,18 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
     garbage = collect_garbage()
     found = item.stash.get(_tasks, []) + _oracle.settle(before) + garbage + heard + _complaints.take()
     if found:
-        _oracle.kill_leaked(before)
+        _oracle.clear_leaked(before)
         pytest.fail("the test left behind:\n" + "\n".join(f"  {line}" for line in found), pytrace=False)
     return result
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """At the last report of a test, look for canaries in everything captured since its first."""
+    """At the last report of a test, look for canaries and tracebacks in everything captured since its first."""
     report = yield
     if report.when == "teardown":
-        lines = list(_canaries_in(report))
+        lines = [*_canaries_in(report), *_tracebacks_in(report)]
+        _oracle.may_log_tracebacks = False
         if lines:
             report.outcome = "failed"
             report.longrepr = "\n".join([*([str(report.longrepr)] if report.longrepr else []), *lines])
@@ -249,3 +282,9 @@ def _canaries_in(report: pytest.TestReport) -> Iterator[str]:
     for title, content in report.sections:
         for line in _oracle.canary_lines(content):
             yield f"a canary in {title!r}: {line}"
+
+
+def _tracebacks_in(report: pytest.TestReport) -> Iterator[str]:
+    for title, content in report.sections:
+        if TRACEBACK in content and not _oracle.may_log_tracebacks:
+            yield f"a traceback in {title!r}: {content[content.index(TRACEBACK) :][:MOST_SHOWN]}"

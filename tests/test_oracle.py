@@ -15,7 +15,7 @@ from tests.waiting import eventually, eventually_sync
 ROOT = Path(__file__).resolve().parent.parent
 
 LEAKY = r"""
-import asyncio, logging, os, socket, subprocess, threading
+import asyncio, logging, os, socket, subprocess, sys, tempfile, threading
 import pytest
 
 kept = []
@@ -54,6 +54,32 @@ async def test_never_awaited():
 def test_unclosed():
     cycle = [socket.socket()]
     cycle.append(cycle)
+
+def test_socket():
+    kept.append(socket.create_server(("127.0.0.1", 0)))
+
+def test_directory():
+    kept.append(tempfile.mkdtemp(prefix="left-"))
+
+def test_file():
+    kept.append(tempfile.mkstemp(prefix="left-file-")[1])
+
+def test_traceback_logged():
+    try:
+        raise ValueError("a bug")
+    except ValueError:
+        logging.getLogger("product").exception("failed")
+
+def test_traceback_printed_by_a_child():
+    subprocess.run([sys.executable, "-c", "1 / 0"])
+
+def test_traceback_allowed(oracle):
+    oracle.may_log_tracebacks = True
+    logging.getLogger("product").error("failed", exc_info=ValueError("meant"))
+    try:
+        raise ValueError("meant")
+    except ValueError:
+        logging.getLogger("product").exception("failed")
 
 def test_canary_logged(oracle):
     oracle.canaries.add("canary-logged-1")
@@ -117,6 +143,11 @@ FINDINGS = {
     "test_zombie": "  zombie *",
     "test_orphan": "  descendant *: /bin/sleep 62",
     "test_fd": "  fd * -> pipe:*",
+    "test_socket": "  fd * -> socket:*",
+    "test_directory": "  temporary */left-*",
+    "test_file": "  temporary */left-file-*",
+    "test_traceback_logged": "a traceback in 'Captured log call': Traceback (most recent call last)*",
+    "test_traceback_printed_by_a_child": "a traceback in 'Captured stderr call': Traceback (most recent call last)*",
     "test_thread": "  thread lingering *",
     "test_task": "  task *ownerless*",
     "test_never_retrieved": "  Task exception was never retrieved *ValueError('lost')",
@@ -126,11 +157,14 @@ FINDINGS = {
     "test_canary_printed_by_a_child": "a canary in 'Captured stdout call': canary-printed-2",
     "test_canary_in_teardown": "a canary in 'Captured stdout teardown': canary-teardown-3",
 }
-CLEAN = {"test_allowed", "test_a_wider_fixture", "test_clean", "test_stop_the_allowed_child"}
+CLEAN = {"test_allowed", "test_a_wider_fixture", "test_clean", "test_traceback_allowed", "test_stop_the_allowed_child"}
 
 
-def test_one_leak_of_each_kind_is_found_and_named(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_leak_of_each_kind_is_found_and_named(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, oracle: Oracle
+) -> None:
     """Each planted leak is an error of its own test that names it; what is clean or allowed passes."""
+    oracle.may_log_tracebacks = True
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makeconftest("from tests import oracle\noracle._oracle.deadline_s = 0.3\n")
     pytester.makeini(INI)
@@ -161,7 +195,7 @@ def test_leaked_processes_are_killed_and_reaped(oracle: Oracle) -> None:
     """What a test left running does not burden the next one."""
     before = oracle.baseline()
     child = subprocess.Popen(["sleep", "67"])
-    oracle.kill_leaked(before)
+    oracle.clear_leaked(before)
     assert read_process(child.pid) is None
     assert child.wait() in (0, -signal.SIGKILL)  # already reaped: Popen cannot know how it ended
 

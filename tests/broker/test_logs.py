@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from broker import logs
 from broker.logs import MAX_CHARS, REDACTED, SECRET_KEYS, configure
 from protocol.options import Credentials
+from tests.oracle import Oracle
 
 CANARY = "sk-canary-4711"
 
@@ -263,8 +264,9 @@ def test_any_value_gives_one_line(values: dict[str, Any]) -> None:
 # -- other people's loggers ------------------------------------------------------------------------------------------
 
 
-def test_the_standard_library_is_routed() -> None:
+def test_the_standard_library_is_routed(oracle: Oracle) -> None:
     """Warnings of other packages come out in our form, with the logger's name and the exception."""
+    oracle.may_log_tracebacks = True
     stream = capture()
     try:
         raise OSError("gone")

@@ -38,7 +38,7 @@ def test_the_promised_names_are_there() -> None:
         "broker_sessions", "broker_disconnects_total", "broker_protocol_errors_total",
         "broker_cli_frames_dropped_total", "broker_cli_frames_quieted_total", "broker_cli_unknown_frames_total",
         "broker_unknown_fields_total", "broker_cli_questions_total", "broker_limits_refused_total",
-        "broker_process_faults_total",
+        "broker_process_faults_total", "broker_tasks",
     } <= names  # fmt: skip
     assert not any(name.endswith("_created") for name in names)
 

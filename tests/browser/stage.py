@@ -15,7 +15,7 @@ from playwright.async_api import Browser, ConsoleMessage, Locator, Page, async_p
 
 from tests.browser.chromium import NAME
 from tests.kit.broker import Broker, running_broker
-from tests.kit.proxy import FaultProxy
+from tests.kit.proxy import FaultProxy, serving
 
 DEADLINE_MS = 30_000
 EXPECTED_COMPLAINTS = ("WebSocket connection to", "Failed to load resource")
@@ -27,10 +27,6 @@ class Gate(FaultProxy):
 
     is_shut = False
     accepted = 0
-
-    def lead_to(self, port: int) -> None:
-        """Say where connections go, once that is known."""
-        self._target = port
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
@@ -147,21 +143,15 @@ async def stage_at(folder: Path, devtools: str, config: Mapping[str, Any] | None
             "stop": {"drain_timeout_s": 0.5},  # some tests end with a prompt open
         }
         async with running_broker(folder, {**names, **(config or {})}) as broker, _connected(devtools) as browser:
-            gate.lead_to(broker.port)
+            gate.target = broker.port
             yield Stage(broker, gate, browser)
 
 
 @asynccontextmanager
 async def _gate() -> AsyncIterator[Gate]:
     gate = Gate(0)
-    server = await asyncio.start_server(gate.serve, "127.0.0.1", 0)
-    gate.port = server.sockets[0].getsockname()[1]
-    try:
+    async with serving(gate):
         yield gate
-    finally:
-        server.close()
-        gate.shut()
-        await gate.wait_idle()
 
 
 @asynccontextmanager

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from bench.server_bytes import BINARY, CLOSE, PING, TEXT
 from tests.e2e.beside import neighbour, no_bug, rss_mb, welcomed
 from tests.kit.broker import Broker, started_broker
 from tests.kit.client import connected
-from tests.kit.raw import BINARY, CLOSE, PING, TEXT, Cut, RawClient, client_frame, raw_connection
+from tests.kit.raw import Cut, RawClient, client_frame, raw_connection
 from tests.oracle import Oracle
 
 CATALOGUE: dict[str, list[dict[str, Any]]] = tomllib.loads(

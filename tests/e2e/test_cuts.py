@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
+from bench.server_bytes import Place
 from tests.kit.broker import Broker, started_broker
 from tests.kit.ledger import from_cli, meant_for_clients, seq_of, user_ids
-from tests.kit.proxy import At, FaultProxy, fault_proxy
-from tests.kit.raw import Cut, Place, RawClient, raw_connection
+from tests.kit.proxy import At, FaultProxy, How, fault_proxy
+from tests.kit.raw import Cut, RawClient, raw_connection
 from tests.oracle import Oracle
 from tests.soak import LONG_S, size
 
@@ -42,19 +43,19 @@ def broker(tmp_path_factory: pytest.TempPathFactory, oracle: Oracle) -> Iterator
 
 def somewhere(chance: random.Random) -> At:
     """Where the next connection is cut: in the upgrade, in welcome, in a frame header, in the replay, far behind."""
-    quietly = chance.random() < 0.2
+    how = How.CLOSE if chance.random() < 0.2 else How.RESET
     kind = chance.choices(("head", "welcome", "header", "replay", "far", "up"), (1, 3, 2, 3, 3, 1))[0]
     if kind == "header":
-        return At(frame=chance.randrange(40), bytes=chance.randint(1, 3), quietly=quietly)
+        return At(frame=chance.randrange(40), bytes=chance.randint(1, 3), how=how)
     if kind == "up":
-        return At(up=chance.randint(1, 700), quietly=quietly)
+        return At(up=chance.randint(1, 700), how=how)
     low, high = {
         "head": (1, HEAD_BYTES),
         "welcome": (HEAD_BYTES, WELCOME_BYTES),
         "replay": (WELCOME_BYTES, WELCOME_BYTES + 4000),
         "far": (WELCOME_BYTES + 4000, FAR_BYTES),
     }[kind]
-    return At(down=chance.randint(low, high), quietly=quietly)
+    return At(down=chance.randint(low, high), how=how)
 
 
 @dataclass

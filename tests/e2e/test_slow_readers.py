@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from bench.server_bytes import PING
 from tests.e2e.beside import neighbour, no_bug, rss_mb, welcomed
 from tests.kit.broker import Broker, started_broker
 from tests.kit.client import Client, connected, contiguous
-from tests.kit.raw import PING, Cut, RawClient, client_frame, raw_connection
+from tests.kit.raw import Cut, RawClient, client_frame, raw_connection
 from tests.kit.sipper import Sipper, sipper
 from tests.oracle import Oracle
 from tests.waiting import eventually

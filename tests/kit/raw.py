@@ -1,6 +1,6 @@
 """A WebSocket client that knows every byte: it sends what no library would, and knows where a connection broke off.
 
-Callers: the end-to-end tests, ``async with raw_connection(port) as raw``; ``tests.kit.proxy`` uses the pure part.
+Callers: the end-to-end tests, ``async with raw_connection(port) as raw``.
 """
 
 import asyncio
@@ -9,30 +9,13 @@ import json
 import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
+
+from bench.server_bytes import CLOSE, PING, PONG, TEXT, Place, ServerBytes
 
 DEADLINE_S = 20.0
 READ_BYTES = 65536
-TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
-_HEAD_END = b"\r\n\r\n"
 _MASK = b"\x37\xfa\x21\x3d"
-
-
-class Place(StrEnum):
-    """Where in the server's bytes a connection stands."""
-
-    HEAD = "head"
-    BOUNDARY = "boundary"
-    HEADER = "header"
-    PAYLOAD = "payload"
-
-
-class RawFrame(NamedTuple):
-    """One frame of the server."""
-
-    opcode: int
-    payload: bytes
 
 
 class Cut(Exception):
@@ -42,68 +25,6 @@ class Cut(Exception):
         super().__init__(f"cut at {place.value}, close code {code}")
         self.place = place
         self.code = code
-
-
-class ServerBytes:
-    """The server's side of a connection: the HTTP head, then unmasked frames (RFC 6455 section 5.2)."""
-
-    def __init__(self) -> None:
-        self.head = b""
-        self.starts: list[int] = []
-        """Where the header of each frame begins, counted from the first byte of the connection."""
-        self.total = 0
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> list[RawFrame]:
-        """The frames that ``data`` completes."""
-        self.total += len(data)
-        self._buffer += data
-        if not self.head:
-            end = self._buffer.find(_HEAD_END)
-            if end < 0:
-                return []
-            self.head = bytes(self._buffer[: end + len(_HEAD_END)])
-            del self._buffer[: len(self.head)]
-            self.starts.append(len(self.head))
-        frames = []
-        while (frame := self._next()) is not None:
-            frames.append(frame)
-        return frames
-
-    @property
-    def rest(self) -> bytes:
-        """What has come of the frame that is not complete."""
-        return bytes(self._buffer)
-
-    @property
-    def place(self) -> Place:
-        """Where the bytes so far break off."""
-        if not self.head:
-            return Place.HEAD
-        if not self._buffer:
-            return Place.BOUNDARY
-        return Place.HEADER if self._header() is None else Place.PAYLOAD
-
-    def _header(self) -> tuple[int, int] | None:
-        """Length of the header and of the payload of the frame in front."""
-        buffer = self._buffer
-        if len(buffer) < 2:
-            return None
-        short = buffer[1] & 0x7F
-        size = {126: 4, 127: 10}.get(short, 2)
-        if len(buffer) < size:
-            return None
-        return size, int.from_bytes(buffer[2:size], "big") if size > 2 else short
-
-    def _next(self) -> RawFrame | None:
-        header = self._header()
-        if header is None or len(self._buffer) < sum(header):
-            return None
-        size, length = header
-        frame = RawFrame(self._buffer[0] & 0x0F, bytes(self._buffer[size : size + length]))
-        del self._buffer[: size + length]
-        self.starts.append(self.starts[-1] + size + length)
-        return frame
 
 
 def client_frame(payload: bytes, opcode: int = TEXT, *, final: bool = True, masked: bool = True) -> bytes:

@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from bench.server_bytes import ServerBytes
 from tests.kit.broker import Broker
-from tests.kit.raw import ServerBytes, client_frame
+from tests.kit.raw import client_frame
 
 ESTABLISHED = 1
 """TCP_ESTABLISHED of Linux."""
