@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
+from bench.server_bytes import PING
 from tests.e2e.beside import forget_peak, no_bug, peak_mb
 from tests.kit.broker import Broker, running_broker
 from tests.kit.client import Client, connected, contiguous, terminals
 from tests.kit.pulse import Pulse, beating
-from tests.kit.raw import PING, client_frame
+from tests.kit.raw import client_frame
 from tests.kit.sipper import Sipper, sipper
 from tests.soak import IS_SOAK, LONG_S, size
 from tests.waiting import eventually

@@ -9,11 +9,12 @@ from functools import partial
 
 import pytest
 
+from bench.server_bytes import PING
 from tests.e2e.beside import no_bug
 from tests.kit.broker import Broker, started_broker
 from tests.kit.client import connected
 from tests.kit.pulse import Pulse
-from tests.kit.raw import PING, client_frame
+from tests.kit.raw import client_frame
 from tests.oracle import Oracle
 from tests.soak import LONG_S, size
 

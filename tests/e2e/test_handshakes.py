@@ -8,11 +8,12 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from bench.server_bytes import PING, PONG, TEXT
 from tests.e2e.beside import neighbour, no_bug, rss_mb, welcomed
 from tests.kit.broker import Broker, started_broker
 from tests.kit.client import connected
 from tests.kit.pulse import Pulse
-from tests.kit.raw import PING, PONG, TEXT, Cut, client_frame, raw_connection
+from tests.kit.raw import Cut, client_frame, raw_connection
 from tests.oracle import Oracle
 from tests.soak import LONG_S, size
 from tests.waiting import eventually
