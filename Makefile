@@ -15,11 +15,7 @@ PACKAGES := $(wildcard broker protocol simulator bench tests)
 REAL_CLI := $(wildcard tests/real_cli/install tests/real_cli/package-lock.json tests/real_cli/requirements.txt)
 
 # Tests that have a full size: thousands of cuts, kills, cancels, and loads that last.
-SOAKS := $(addprefix tests/e2e/test_,$(addsuffix .py,cuts crash injection exhaustion replaced accept_cuts broker_kills \
-    full_disk idempotency resume_variants storm supervision \
-    descriptors failing_starts backpressure cli_output deaf_cli fair_share handshakes)) \
-    $(addprefix tests/broker/test_,$(addsuffix .py,pool_cancelled connection_cancelled tenure_cancelled spares life_model \
-    disk_quota windows process)) tests/broker/stores
+SOAKS = $(shell grep -rl --include='test_*.py' '^from tests.soak import' tests)
 
 # command:package - what the tests need beside Python, by the names of Debian. The only list of its kind.
 TOOLS := chromium:chromium promtool:prometheus ip:iproute2 unshare:util-linux setpriv:util-linux npm:npm bwrap:bubblewrap socat:socat
@@ -53,7 +49,7 @@ test-full: .venv/.project system .real-cli/.installed
 	@tests/run $(WORKERS) $(ARGS)
 
 soak: .venv/.project system
-	@SOAK=1 tests/run -s -q $(SOAKS) tests/bench/test_churn.py $(ARGS)
+	@SOAK=1 tests/run -s -q $(SOAKS) $(ARGS)
 	@tests/run --python -m bench chaos --tenants 50 --seconds 60 --starve 2 --seed $(SEED)
 	@tests/run --python -m bench chaos --tenants 50 --seconds 300 --restart-every 30 --seed $(SEED)
 	@tests/run --python -m bench chaos --tenants 50 --seconds $(SOAK_SECONDS) --restart-every 0 --flat --seed $(SEED)

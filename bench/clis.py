@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from broker.errors import CliMissing
-from broker.program import Cli, find_cli
+from broker.processes.program import Cli, find_cli
 
 VERSIONS: Final = ("2.1.197", "2.1.329")
 FOLDER: Final = Path(__file__).resolve().parent.parent / ".real-cli"

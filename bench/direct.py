@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from bench.clock import now
-from broker.launcher import BASELINE, EVENTS
-from broker.profiles import LaunchProfile
-from broker.program import QUIET, Cli
+from broker.config.launch_profile import LaunchProfile
+from broker.processes.launcher import BASELINE, EVENTS
+from broker.processes.program import QUIET, Cli
 
 DEADLINE_S: Final = 60.0
 STOP_DEADLINE_S: Final = 10.0

@@ -21,8 +21,8 @@ from websockets.typing import Subprotocol
 
 from bench.children import Child, child
 from bench.direct import environment, request_line
-from broker.launcher import BASELINE
-from broker.program import Cli, find_cli
+from broker.processes.launcher import BASELINE
+from broker.processes.program import Cli, find_cli
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 LINE_BYTES: Final = 2**20

@@ -18,7 +18,7 @@ from broker import __version__
 from broker.errors import EXIT_CONFIG, EXIT_FAILURE, EXIT_NO_CLI, EXIT_OK, CliMissing, ConfigError
 
 if TYPE_CHECKING:
-    from broker.config import Config
+    from broker.config.tree import Config
 
 HEALTH_URL = "http://127.0.0.1:9464/readyz"
 HEALTH_TIMEOUT_S = 3.0
@@ -117,8 +117,8 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 
 def serve(arguments: argparse.Namespace) -> int:
     """Run the broker until a signal ends it."""
-    from broker import listeners  # noqa: PLC0415
     from broker.notify import Notify  # noqa: PLC0415
+    from broker.sockets import listeners  # noqa: PLC0415
 
     notify, found = Notify.take(os.environ, os.getpid()), listeners.take(os.environ, os.getpid())
     flags = {"server.listen": arguments.listen, "admin.listen": arguments.admin, "cli.command": arguments.cli}
@@ -141,8 +141,8 @@ def serve(arguments: argparse.Namespace) -> int:
 def checked(path: Path | None, flags: dict[str, object]) -> "Config":
     """The configuration, with everything read that a start reads before it opens a port.  Raises ``ConfigError``."""
     from broker.auth import Authenticator  # noqa: PLC0415 - each command loads only what it needs
-    from broker.config import load  # noqa: PLC0415
-    from broker.settings import Settings  # noqa: PLC0415
+    from broker.config.settings import Settings  # noqa: PLC0415
+    from broker.config.tree import load  # noqa: PLC0415
 
     config = load(path, os.environ, flags)
     Authenticator(Settings(config))
@@ -167,7 +167,7 @@ def check_config(arguments: argparse.Namespace) -> int:
 
 def config_schema(_arguments: argparse.Namespace) -> int:
     """Print the schema."""
-    from broker.config import schema  # noqa: PLC0415
+    from broker.config.tree import schema  # noqa: PLC0415
 
     sys.stdout.write(schema().decode())
     return EXIT_OK
@@ -184,8 +184,8 @@ def token(arguments: argparse.Namespace) -> int:
 
 def chat(arguments: argparse.Namespace) -> int:
     """Talk until the end of input."""
-    from broker.chat import talk  # noqa: PLC0415
-    from broker.chat_commands import Mistake, json_of  # noqa: PLC0415
+    from broker.chat.commands import Mistake, json_of  # noqa: PLC0415
+    from broker.chat.terminal import talk  # noqa: PLC0415
 
     names = ("model", "system_prompt", "append_system_prompt", "permission_mode", "effort", "fallback_model")
     options = {name: getattr(arguments, name) for name in names}

@@ -19,30 +19,31 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from broker import __version__, scrub
-from broker.admin import admin_port
+from broker import __version__
 from broker.auth import Authenticator
-from broker.config import Config, contradictions, endpoint
+from broker.config.reload import Plan, plan
+from broker.config.settings import Settings
+from broker.config.tree import Config, contradictions, endpoint
 from broker.drain import Drain
 from broker.errors import ConfigError
-from broker.http import AdminSite, PublicSite
 from broker.last_resort import LastResort
-from broker.launcher import Launcher
-from broker.listeners import Listeners
-from broker.listing import Listing
-from broker.memory_watch import MemoryWatch
 from broker.metrics import Metrics
 from broker.notify import Notify
-from broker.orphans import become_subreaper, kill_adopted, kill_children
-from broker.pool import Pool
-from broker.program import find_cli
-from broker.registry import Registry
-from broker.reload import Plan, plan
-from broker.server import Server
-from broker.settings import Settings
-from broker.sleepers import Sleepers
-from broker.stores import StoreFailed
-from broker.stores.sqlite import SqliteStore
+from broker.pool.pool import Pool
+from broker.processes import scrub
+from broker.processes.launcher import Launcher
+from broker.processes.memory_watch import MemoryWatch
+from broker.processes.orphans import become_subreaper, kill_adopted, kill_children
+from broker.processes.program import find_cli
+from broker.sessions.registry import Registry
+from broker.sessions.sleepers import Sleepers
+from broker.sessions.stores import StoreFailed
+from broker.sessions.stores.sqlite import SqliteStore
+from broker.sockets.admin import admin_port
+from broker.sockets.http import AdminSite, PublicSite
+from broker.sockets.listeners import Listeners
+from broker.sockets.listing import Listing
+from broker.sockets.server import Server
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +54,7 @@ ALREADY_JUDGED = {"pool.isolation"}
 
 
 class App:
-    """All parts of a running broker.  Implements ``broker.http.Readiness``."""
+    """All parts of a running broker.  Implements ``broker.sockets.http.Readiness``."""
 
     def __init__(self, config: Config, cli: str, notify: Notify, reread: Callable[[], Config]) -> None:
         """Build everything that opens no port.  Raises ``CliMissing``, ``ConfigError``, ``OSError``."""

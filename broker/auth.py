@@ -1,10 +1,10 @@
 """Who is it?  Tokens to identities, from a watched file of hashes.
 
-Owner: ``broker.app`` holds the one ``Authenticator`` and runs its ``run()``; callers: ``broker.server`` (before the
-upgrade) and ``broker.connection`` (the token of hello).  Tokens are long random texts, so a plain SHA-256 is enough;
-the broker never holds a token longer than a call.  Replace ``tenants.toml`` by renaming over it: a file that is seen
-half written and happens to be valid counts as it stands.  Over 300 lines because the file's form, its reading and the
-answers from it change together.
+Owner: ``broker.app`` holds the one ``Authenticator`` and runs its ``run()``; callers: ``broker.sockets.server`` (before
+the upgrade) and ``broker.sockets.connection`` (the token of hello).  Tokens are long random texts, so a plain SHA-256
+is enough; the broker never holds a token longer than a call.  Replace ``tenants.toml`` by renaming over it: a file that
+is seen half written and happens to be valid counts as it stands.  Over 300 lines because the file's form, its reading
+and the answers from it change together.
 """
 
 import base64
@@ -22,13 +22,13 @@ import msgspec
 import structlog
 from msgspec import Meta, Struct
 
-from broker import config_sources as sources
-from broker.config import CREDENTIAL_VARIABLES, Config
-from broker.config_limits import Limits
-from broker.config_policy import Policy, in_force
-from broker.config_types import FilePath
+from broker.config import sources
+from broker.config.limits import Limits
+from broker.config.policy import Policy, in_force
+from broker.config.settings import Settings
+from broker.config.tree import CREDENTIAL_VARIABLES, Config
+from broker.config.types import FilePath
 from broker.errors import ConfigError
-from broker.settings import Settings
 from protocol.codes import CloseCode
 from protocol.errors import ConnectionRefused
 from protocol.frames import Role

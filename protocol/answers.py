@@ -1,7 +1,8 @@
 """A client's answers to the CLI's requests other than permission prompts, typed by kind: unknown keys are refused.
 
-What the CLI then gets is encoded from the struct, never from the client's bytes.  Callers: ``broker.questions``.
-The answer to a permission prompt is in ``protocol.controls``, beside the rules that it may carry.
+What the CLI then gets is encoded from the struct, never from the client's bytes.  Callers:
+``broker.sessions.questions``.  The answer to a permission prompt is in ``protocol.controls``, beside the rules that it
+may carry.
 """
 
 from typing import Annotated, Any, Final, Literal, TypeVar

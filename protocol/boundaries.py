@@ -1,7 +1,7 @@
 """Where a client's frames end in the bytes that it sends, told from their headers alone (RFC 6455 section 5.2).
 
-Caller: ``broker.tenant_socket`` gives the WebSocket library so many frames at a time: a read of empty pings holds
-forty thousand of them, and the library takes whatever it is given in one go.
+Caller: ``broker.sockets.tenant_socket`` gives the WebSocket library so many frames at a time: a read of empty pings
+holds forty thousand of them, and the library takes whatever it is given in one go.
 """
 
 HEAD_END = b"\r\n\r\n"

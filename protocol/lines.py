@@ -1,7 +1,8 @@
 """Cut a byte stream into lines at ``\\n`` and at nothing else.
 
-Callers: ``broker.process`` feeds it whatever one read of the CLI's stdout returned and gets the batch of complete
-lines.  Only ``\\n`` ends a line: U+2028, NEL and a lone CR are content (``bytes.splitlines`` would break at CR).
+Callers: ``broker.processes.process`` feeds it whatever one read of the CLI's stdout returned and gets the batch of
+complete lines.  Only ``\\n`` ends a line: U+2028, NEL and a lone CR are content (``bytes.splitlines`` would break at
+CR).
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 The four kinds are those of the CLI.  ``http`` and ``sse`` servers are reached over the network by the CLI, a ``stdio``
 server is a program that the CLI starts beside itself, an ``sdk`` server lives in the client, and the CLI talks to it
-through ``mcp_message`` requests.  What a tenant may name is judged in ``broker.policy``.
+through ``mcp_message`` requests.  What a tenant may name is judged in ``broker.options.policy``.
 """
 
 from typing import Annotated, TypeAlias

@@ -1,6 +1,6 @@
 """What a client may ask of its process: the ``options`` of hello, typed and checked before any process is touched.
 
-Unknown keys are refused.  A value is judged for form here and for permission in ``broker.policy``.
+Unknown keys are refused.  A value is judged for form here and for permission in ``broker.options.policy``.
 """
 
 from typing import Annotated, Any, Literal

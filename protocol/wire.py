@@ -1,7 +1,7 @@
 """RFC 6455 framing of one unmasked text message, as a server sends it (section 5.2).
 
 Unmasked and uncompressed, a frame is the same bytes for every client: it is made once, kept in the replay log and
-written to all of them.  Callers: ``broker.session``, ``broker.connection``, ``broker.view``.
+written to all of them.  Callers: ``broker.sessions.session``, ``broker.sockets.connection``, ``broker.turns.view``.
 """
 
 from struct import Struct

@@ -1,6 +1,7 @@
 """Every effect that the default policy forbids, in every frame that could carry it.
 
-Callers: ``tests/broker/test_effects.py`` (the decision), ``tests/e2e/test_forbidden.py`` (the whole way, by a socket).
+Callers: ``tests/broker/options/test_effects.py`` (the decision), ``tests/e2e/test_forbidden.py`` (the whole way, by a
+socket).
 """
 
 from typing import Any, NamedTuple

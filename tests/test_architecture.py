@@ -22,10 +22,10 @@ BANNED_NAMES: Final = re.compile(r"(Manager|Handler|Helper|Util|Utils|Service|Co
 
 # Of foreign modules, who in `broker` knows them.
 KNOWN_BY: Final = {
-    "websockets": {"server", "admin", "connection", "http", "tenant_socket", "chat"},  # chat: a client in a terminal
+    "websockets": {"server", "admin", "connection", "http", "tenant_socket", "terminal"},  # terminal: a client
     "prometheus_client": {"metrics"},
     "ctypes": {"process", "launcher", "orphans"},
-    "signal": {"process", "launcher", "orphans", "app", "chat"},  # app: SIGTERM begins the drain
+    "signal": {"process", "launcher", "orphans", "app", "terminal"},  # app: SIGTERM begins the drain
 }
 # What `protocol` may import: no I/O, no clock, no randomness, no loop. Its __main__ modules are programs.
 PURE: Final = frozenset(
@@ -35,9 +35,9 @@ PURE: Final = frozenset(
 )  # fmt: skip
 # The units whose failure must not end another one's: each may stop any exception, once.
 BULKHEADS: Final = {
-    "session task": ("broker/session.py", "broker/registry.py"),
-    "connection handler": ("broker/connection.py", "broker/server.py"),
-    "process supervisor": ("broker/process.py", "broker/pool.py"),
+    "session task": ("broker/sessions/session.py", "broker/sessions/registry.py"),
+    "connection handler": ("broker/sockets/connection.py", "broker/sockets/server.py"),
+    "process supervisor": ("broker/processes/process.py", "broker/pool/pool.py"),
 }
 # In two parts, so that this file does not hold what it forbids.
 HOSTS: Final = "|".join(

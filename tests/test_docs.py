@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from broker import slot, turn
-from broker.config_limits import Limits
-from broker.reload import LIVE
+from broker.config.limits import Limits
+from broker.config.reload import LIVE
+from broker.pool import slot
+from broker.turns import turn
 from protocol.codes import CloseCode, ErrorCode, FailureReason, UpstreamError
 
 TESTS = Path(__file__).resolve().parent

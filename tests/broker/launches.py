@@ -1,17 +1,17 @@
 """A launch of any program, for tests of what becomes of a process.
 
-Callers: ``tests.broker.test_process``, also in a process of its own.
+Callers: ``tests.broker.processes.test_process``, also in a process of its own.
 """
 
 import os
 import uuid
 from pathlib import Path
 
-from broker.cgroup import Cgroup
-from broker.launcher import Launch
-from broker.orphans import MARKER
-from broker.profiles import LaunchProfile
-from broker.session_directory import SessionDirectory
+from broker.config.launch_profile import LaunchProfile
+from broker.processes.cgroup import Cgroup
+from broker.processes.launcher import Launch
+from broker.processes.orphans import MARKER
+from broker.processes.session_directory import SessionDirectory
 
 
 def launch(folder: Path, *argv: str, cgroup: Cgroup | None = None) -> Launch:

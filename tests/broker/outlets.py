@@ -1,6 +1,6 @@
 """What stands for a session and its connections in tests of the parts that a session lends its ways out to.
 
-Callers: the tests of ``broker.questions`` and ``broker.exchange``.
+Callers: the tests of ``broker.sessions.questions`` and ``broker.sessions.exchange``.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from broker.turns import Turns
+from broker.turns.turns import Turns
 from protocol import codec
 from protocol.codes import CloseCode
 from protocol.frames import ControlAnswer, ControlResponse, ServerFrame

@@ -6,13 +6,13 @@ Caller: ``test_life_model``, which gives it processes and takes them away.
 from collections import Counter
 from dataclasses import dataclass
 
-from broker.config import Session
-from broker.message_ids import Repeat, digest
-from broker.replay import ReplayLog
-from broker.rest import Rest
-from broker.slot import Slot
-from broker.turn import Turn
-from broker.turns import Ended, Turns
+from broker.config.tree import Session
+from broker.pool.slot import Slot
+from broker.sessions.rest import Rest
+from broker.turns.message_ids import Repeat, digest
+from broker.turns.replay import ReplayLog
+from broker.turns.turn import Turn
+from broker.turns.turns import Ended, Turns
 from protocol.cli import Result
 from protocol.codes import FailureReason, LostReason
 from protocol.frames import TurnFailed

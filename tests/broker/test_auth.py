@@ -21,9 +21,9 @@ from broker.auth import (
     new_token,
     presented_token,
 )
-from broker.config import Config, load
+from broker.config.settings import Settings
+from broker.config.tree import Config, load
 from broker.errors import ConfigError
-from broker.settings import Settings
 from protocol.codes import CloseCode
 
 TOKEN, OTHER = "brk_first-token", "brk_second-token"

@@ -10,14 +10,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from broker.quotas import QuotaExceeded
-from broker.relief import Idle, chosen
-from broker.slot import Slot, SlotState, Waiter
-from broker.slots import PoolFull
+from broker.pool.quotas import QuotaExceeded
+from broker.pool.relief import Idle, chosen
+from broker.pool.slot import Slot, SlotState, Waiter
+from broker.pool.slots import PoolFull
 from protocol.codes import FailureReason
 from protocol.errors import ClientError
+from tests.broker.pool.test_slots_model import PROFILES, TENANTS, Ledger, acquired
 from tests.broker.talk import LIMITS, MAX_QUEUED, Talk, View
-from tests.broker.test_slots_model import PROFILES, TENANTS, Ledger, acquired
 from tests.soak import IS_SOAK, LONG_S, size
 
 STEPS = size(2_000, 100_000)

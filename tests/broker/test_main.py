@@ -20,11 +20,11 @@ from broker import __main__ as command
 from broker import __version__
 from broker.__main__ import HEALTH_URL, main, wants_uvloop
 from broker.auth import Authenticator
-from broker.chat import full_url
-from broker.config import Config, load
+from broker.chat.terminal import full_url
+from broker.config.settings import Settings
+from broker.config.tree import Config, load
 from broker.errors import CliMissing, ConfigError
-from broker.http import refusal
-from broker.settings import Settings
+from broker.sockets.http import refusal
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 20.0

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from broker.config import Session
-from broker.replay import ReplayLog
-from broker.rest import Rest
+from broker.config.tree import Session
+from broker.sessions.rest import Rest
+from broker.turns.replay import ReplayLog
 from protocol.codes import LostReason
 from protocol.frames import Lost
 from tests.soak import size
@@ -25,7 +25,7 @@ LONGEST = 200
 
 @dataclass
 class Conversation:
-    """A session's log and clocks, as ``broker.tenure`` uses them; ``said`` is every frame there ever was."""
+    """A session's log and clocks, as ``broker.sessions.tenure`` uses them; ``said`` is every frame there ever was."""
 
     chance: random.Random
     log: ReplayLog

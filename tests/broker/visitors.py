@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Raw
 
 from broker.auth import Identity
-from broker.entry import Entry
+from broker.sessions.entry import Entry
 from protocol import codec
 from protocol.codes import CloseCode
 from protocol.frames import Hello, ServerFrame, UserMessage

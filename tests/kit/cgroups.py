@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from broker.cgroup import Cgroups
+from broker.processes.cgroup import Cgroups
 from tests.waiting import POLL_S
 
 DYING_S = 1.0

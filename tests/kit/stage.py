@@ -13,22 +13,22 @@ from typing import Any
 import anyio
 import msgspec
 
-from broker import orphans
 from broker.auth import Identity
-from broker.child import Again, Lease
-from broker.config import Config
-from broker.config_policy import Policy
-from broker.launcher import Launcher
+from broker.config.launch_profile import SpawnOptions
+from broker.config.policy import Policy
+from broker.config.settings import Settings
+from broker.config.tree import Config
 from broker.metrics import Metrics
-from broker.opening import Opening
-from broker.pacing import Pacing
-from broker.pool import Pool
-from broker.profiles import SpawnOptions
-from broker.program import Cli, find_cli
-from broker.registry import Registry
-from broker.session_directory import SessionDirectory
-from broker.settings import Settings
-from broker.slot import SlotState
+from broker.pool.pacing import Pacing
+from broker.pool.pool import Pool
+from broker.pool.slot import SlotState
+from broker.processes import orphans
+from broker.processes.child import Again, Lease
+from broker.processes.launcher import Launcher
+from broker.processes.program import Cli, find_cli
+from broker.processes.session_directory import SessionDirectory
+from broker.sessions.opening import Opening
+from broker.sessions.registry import Registry
 from tests.kit.serving import program
 from tests.processes import read_process
 from tests.waiting import eventually

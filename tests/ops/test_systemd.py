@@ -6,10 +6,10 @@ import subprocess
 from collections import defaultdict
 from pathlib import Path
 
-from broker.config import Config, endpoint
+from broker.config.tree import Config, endpoint
 from broker.drain import GIVE_UP_AFTER_S
 from broker.errors import EXIT_CONFIG, EXIT_NO_CLI
-from broker.listeners import ADMIN
+from broker.sockets.listeners import ADMIN
 
 UNITS = Path(__file__).resolve().parents[2] / "ops" / "systemd"
 TOO_OLD = "Failed to parse service type, ignoring: notify-reload"

@@ -1,0 +1,1 @@
+"""``broker chat``: a client for a terminal."""

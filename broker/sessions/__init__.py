@@ -1,0 +1,1 @@
+"""Conversations: they outlive sockets and processes, and the broker itself."""

@@ -1,0 +1,1 @@
+"""Everything that listens: WebSockets, HTTP, who may come in."""

@@ -1,0 +1,1 @@
+"""The pure rules of a conversation: turns and their one end, the numbered log, requests in flight."""
