@@ -23,7 +23,7 @@ QUIET = {
 TELLS_MESSAGES = (2, 1, 329)
 """From this version on the CLI is known to tell what becomes of a user message (``command_lifecycle``)."""
 VERSION_DEADLINE_S = 30.0
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
+PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import pytest
 
 from broker.processes import pipes
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 # Pipes come and go on the loop while threads open and close files of their own, as the broker's do.
 PROGRAM = """

@@ -285,7 +285,7 @@ def test_no_signal_goes_to_a_stranger(tmp_path: Path) -> None:
               *strace, sys.executable, "-c", CYCLES, str(cycles), str(tmp_path)]  # fmt: skip
     ran = subprocess.run(
         ["unshare", *([] if os.geteuid() == 0 else ["-r"]), "--pid", "--fork", "--mount-proc", "--kill-child", *inside],
-        check=False, capture_output=True, text=True, timeout=LONG_S, cwd=Path(__file__).parents[2],
+        check=False, capture_output=True, text=True, timeout=LONG_S, cwd=Path(__file__).parents[3],
     )  # fmt: skip
     if ran.returncode and any(word in ran.stderr for word in ("pid_max", "unshare:", "strace:")):
         pytest.skip(f"no namespace with few process ids, or no strace: {ran.stderr[-200:]}")
