@@ -37,7 +37,7 @@ LOOK_EVERY_S: Final = 1.0
 AT_REST_WITHIN_S: Final = 20.0
 """A thread that nobody needs ends after ten seconds."""
 SETTLE_EVERY_S: Final = 1.0
-PROXY_BUFFER_BYTES: Final = 1 << 16
+PROXY_BUFFER_BYTES: Final = 1 << 18
 NOBODY: Final = 1
 """A port on which nobody listens."""
 
