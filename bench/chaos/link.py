@@ -13,8 +13,8 @@ from websockets.exceptions import WebSocketException
 
 from bench.tenant import CLOSE_DEADLINE_S, Tenant, TenantFailed
 
-BUFFER_BYTES = 1 << 16
-"""SO_RCVBUF: who stalls is felt soon."""
+BUFFER_BYTES = 1 << 18
+"""SO_RCVBUF: who stalls is felt soon; with less than a few of loopback's segments (64 KiB) the kernel itself stalls."""
 OPEN_WITHIN_S = 10.0
 Take = Callable[[str, float], None]
 

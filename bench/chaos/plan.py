@@ -68,10 +68,15 @@ class Step:
     pause_s: float = 0.0
     """How long a stalled client does not read, and one that left stays away."""
 
+    @property
+    def is_huge(self) -> bool:
+        """Its answer holds a line that is longer than the log: who reads it slowly is cut, and told what is lost."""
+        return self.trouble is Trouble.STALL and self.pause_s >= STALL_S
+
     def text(self, canary: str) -> str:
         """The message; ``canary`` is its first word, and so a part of every token of its answer."""
         fault = f" die_after={self.after}" if self.trouble is Trouble.DIE else ""
-        if self.trouble is Trouble.STALL and self.pause_s >= STALL_S:
+        if self.is_huge:
             fault = f" huge_line={HUGE_BYTES}"
         return f"{canary} says [[sim tokens={self.tokens} itl_ms={self.itl_ms:g}{fault}]]"
 

@@ -12,7 +12,7 @@ import anyio
 
 from bench.chaos.checker import Checker
 from bench.chaos.link import Link, linked
-from bench.chaos.plan import STALL_S, Step, Trouble, steps
+from bench.chaos.plan import Step, Trouble, steps
 from bench.chaos.violations import Kind
 from bench.clock import now
 from bench.fault_proxy import FaultProxy
@@ -78,7 +78,7 @@ class Traveller:
         cuts = list(step.cuts)
         if step.trouble in (Trouble.CUT, Trouble.HOLE, Trouble.SLOW):
             await self._drop()
-        deed = step.trouble
+        deed, self._excuse = step.trouble, self._excuse or step.is_huge
         deadline, self._frames, self._is_first_delta_due = now() + DEADLINE_S, 0, step.trouble is Trouble.NONE
         began = now()
         if self._link is not None:
@@ -114,7 +114,6 @@ class Traveller:
             case Trouble.STALL:
                 self._link.stall()
                 await anyio.sleep(step.pause_s)
-                self._excuse = self._excuse or step.pause_s >= STALL_S
                 self._link.go_on()
             case Trouble.LEAVE:
                 await self._drop()
@@ -138,7 +137,11 @@ class Traveller:
             self._proxy.arm(at)
         is_slow = step.trouble is Trouble.SLOW
         self._proxy.down, self._proxy.up = (step.down, step.up) if is_slow else (Lane(), Lane())
-        self._cuts, self._excuse, self._is_welcome = self._proxy.cuts, at is not None and at.how is How.HOLE, False
+        self._cuts, self._excuse, self._is_welcome = (
+            self._proxy.cuts,
+            step.is_huge or (at is not None and at.how is How.HOLE),
+            False,
+        )
         self._born_in = self._generation()
         self._asked_at = now()
         self._checker.connecting(self.name)

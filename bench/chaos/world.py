@@ -37,7 +37,7 @@ LOOK_EVERY_S: Final = 1.0
 AT_REST_WITHIN_S: Final = 20.0
 """A thread that nobody needs ends after ten seconds."""
 SETTLE_EVERY_S: Final = 1.0
-PROXY_BUFFER_BYTES: Final = 1 << 16
+PROXY_BUFFER_BYTES: Final = 1 << 18
 NOBODY: Final = 1
 """A port on which nobody listens."""
 
@@ -133,13 +133,15 @@ class World:
     # -- the broker --
 
     def _setup(self) -> Setup:
+        # Who starves the broker starves the clients too, which run here.
+        send_s, hello_s = (SEND_DEADLINE_S, 5.0) if not self.scale.starve else (10.0, 20.0)
         spares = max(1, min(4, self.scale.processes // 4))
         return Setup(
             self.cli,
             spares,
             processes=self.scale.processes,
             env={"SIMULATOR_LEDGER": str(self.place / aftermath.LEDGER)},
-            server=f"send_deadline_s = {SEND_DEADLINE_S}\nmax_unauthenticated_per_ip = 500",
+            server=f"send_deadline_s = {send_s:g}\nhello_timeout_s = {hello_s:g}\nmax_unauthenticated_per_ip = 500",
             # Some sessions outlast an absence, some do not; who is idle makes room at once.
             session="detach_timeout_s = 1\nmin_resident_s = 0\nhibernate_after_s = 3",
             tables=(
