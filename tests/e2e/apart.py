@@ -25,7 +25,7 @@ BROKER_USER = 4242 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removepref
 NEEDED = (ROOT, Path(sys.base_prefix))
 """What a CLI has to read, beside the system and its own directory."""
 VIEW = """set -e
-top=$1 hold=$(mktemp -d)
+top=$1 hold=/mnt
 shift
 mount -n -t tmpfs -o mode=0755 none "$hold"
 for path in "$@"; do

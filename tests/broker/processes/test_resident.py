@@ -63,7 +63,11 @@ def holding(megabytes: int, then: str) -> Iterator["subprocess.Popen[bytes]"]:
     code = HOLD.format(megabytes, then)
     environment = {**os.environ, MARKER: "mine"}
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        [sys.executable, "-c", code],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     ) as popen:
         try:
             assert popen.stdout is not None
