@@ -16,7 +16,7 @@ from bench.chaos import plan
 from bench.chaos.checker import Checker
 from bench.chaos.plan import Deed
 from bench.chaos.violations import Kind, Violations
-from bench.chaos.world import Scale, World
+from bench.chaos.world import IDLE_THREADS, Scale, World
 from bench.load import GENERATOR_LAG, Load
 from bench.report import Report, Subject
 from bench.samples import Samples
@@ -38,7 +38,6 @@ TITLES: Final = {
 SERIES: Final = frozenset(TITLES)
 RSS_PER_HOUR: Final = 1.0
 """MiB."""
-IDLE_THREADS: Final = 4
 LATENCY_GROWTH: Final = 1.2
 
 

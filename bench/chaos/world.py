@@ -35,6 +35,7 @@ TURN_IDLE_S: Final = 20.0
 """Of silence within a turn.  No turn of the plan is silent: one that fails for it was starved, or lost."""
 LOOK_EVERY_S: Final = 1.0
 AT_REST_WITHIN_S: Final = 20.0
+IDLE_THREADS: Final = 4
 """A thread that nobody needs ends after ten seconds."""
 SETTLE_EVERY_S: Final = 1.0
 PROXY_BUFFER_BYTES: Final = 1 << 18
@@ -118,7 +119,7 @@ class World:
         while True:
             found = await look(self._broker, self._generation, self.place / "state" / "sessions")
             before = self.at_rest[0] if self.at_rest else found
-            if now() > deadline or (found.fds <= before.fds and found.threads <= before.threads):
+            if now() > deadline or (found.fds <= before.fds and found.threads <= before.threads + IDLE_THREADS):
                 self.at_rest.append(found)
                 return
             await anyio.sleep(LOOK_EVERY_S)
