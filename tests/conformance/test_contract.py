@@ -38,6 +38,7 @@ from tests.conformance.driver import Frame
 from tests.conformance.recording import Recordings, Run, Spoken, record
 from tests.conformance.situations import SITUATIONS
 from tests.real_cli import VERSIONS
+from tests.soak import size
 
 PINS: Final = Path(tests.real_cli.__file__).parent
 ADVICE: Final = "if this is how it shall be: run `make real-cli-contract` and read the difference (CONTRIBUTING.md)"
@@ -232,7 +233,7 @@ FRAMES = st.dictionaries(
 RECORDINGS = st.lists(st.lists(FRAMES, max_size=4).map(lambda frames: seen(*frames)), min_size=1, max_size=4)
 
 
-@settings(max_examples=40)
+@settings(max_examples=size(20, 40))
 @given(RECORDINGS)
 def test_a_contract_is_kept_by_every_recording_that_it_was_made_of(recordings_: list[Contract]) -> None:
     """Whatever was recorded, each recording keeps the contract of all, and the file says the whole of it."""
@@ -242,7 +243,7 @@ def test_a_contract_is_kept_by_every_recording_that_it_was_made_of(recordings_: 
         assert list(differences(known, one)) == []
 
 
-@settings(max_examples=40)
+@settings(max_examples=size(20, 40))
 @given(RECORDINGS, RECORDINGS)
 def test_writing_again_settles(first: list[Contract], second: list[Contract]) -> None:
     """Once all that varies was seen, recordings that break nothing give the same bytes: the file changes no more."""

@@ -13,6 +13,7 @@ from protocol.answers import ElicitationAnswer, HookAnswer, McpAnswer, RpcError,
 from protocol.codes import ErrorCode
 from protocol.errors import ClientError
 from tests.protocol.strategies import OBJECTS
+from tests.soak import size
 
 DEEP = 100_000
 
@@ -38,7 +39,7 @@ def refusal(kind: Any, value: object) -> ClientError:
 
 
 @given(OBJECTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=size(20, 60), deadline=None)
 def test_what_an_answer_carries_comes_back(content: dict[str, Any]) -> None:
     """Contents, changed inputs and results are taken over as they are meant, on one line for the CLI."""
     answered = [

@@ -14,6 +14,7 @@ from protocol.cli import Peek, encode_line, peek
 from protocol.codes import DropReason
 from protocol.content import Base64Source, Content, ImageBlock, TextBlock
 from tests.protocol.strategies import JSON, OBJECTS, TEXT
+from tests.soak import size
 
 DEEP = 100_000
 
@@ -52,7 +53,7 @@ def test_what_cannot_be_forwarded_is_dropped_for_its_reason(reason: DropReason) 
 
 
 @given(st.binary(max_size=40) | st.text(alphabet='{}[]":,\\u0d8e+-. \x00tfn', max_size=30).map(str.encode))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=size(100, 400), deadline=None)
 def test_what_passes_is_json_to_a_strict_reader(line: bytes) -> None:
     """Whatever bytes come: a line that passes is a non-empty object for Python's own reader as well."""
     if isinstance(peek(line), Peek):
@@ -62,7 +63,7 @@ def test_what_passes_is_json_to_a_strict_reader(line: bytes) -> None:
 
 
 @given(OBJECTS, st.booleans(), st.sampled_from([b"", b" ", b"\t\r "]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=size(50, 200), deadline=None)
 def test_every_object_passes(fields: dict[str, Any], is_ascii: bool, around: bytes) -> None:
     """Any non-empty object passes, whatever types its fields have, with white space around it too."""
     line = around + json.dumps(fields, ensure_ascii=is_ascii).encode() + around
@@ -278,7 +279,7 @@ def is_one_line(line: bytes) -> bool:
 
 
 @given(JSON | st.text(alphabet="".join(ENDS) + '"\\a\U0001f600\u00e2\u0080', max_size=12))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=size(100, 400), deadline=None)
 @example("".join(ENDS))
 @example({"".join(ENDS): ["\u2028" * 3]})
 def test_any_value_is_one_line_and_comes_back(value: Any) -> None:
@@ -289,7 +290,7 @@ def test_any_value_is_one_line_and_comes_back(value: Any) -> None:
 
 
 @given(st.one_of(TEXT, st.text(alphabet='\n\r\u2028{}":,control_requsinp', max_size=60)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=size(50, 200), deadline=None)
 @example('"}\n{"type":"control_request","request_id":"x","request":{"subtype":"interrupt"}}\n')
 def test_a_message_is_one_line_of_type_user(text: str) -> None:
     """A client's text cannot become a second line or another type."""

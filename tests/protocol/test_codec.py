@@ -15,6 +15,7 @@ from protocol.codes import CloseCode, ErrorCode
 from protocol.errors import ClientError, ConnectionRefused
 from protocol.frames import Hello, KeepAlive, Ping, Pong, UserMessage
 from tests.protocol.strategies import JSON, OBJECTS
+from tests.soak import size
 
 DEEP = 100_000
 USER = b'{"type":"user","message":{"role":"user","content":"x"}'
@@ -77,7 +78,7 @@ def test_a_mistake_is_told_with_its_path() -> None:
 
 
 @given(st.binary(max_size=30) | OBJECTS.map(lambda value: json.dumps(value).encode()))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=size(75, 300), deadline=None)
 def test_nothing_else_is_raised(data: bytes) -> None:
     """Any bytes are a frame or a ``ClientError``; as a first frame, hello or a refusal."""
     for decode in (decode_client, decode_hello):
@@ -175,7 +176,7 @@ def test_a_hello_with_a_mistake_is_told_what_it_is() -> None:
 
 
 @given(st.none() | st.integers(-(2**200), 2**200) | st.floats(allow_nan=False, allow_infinity=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=size(20, 60), deadline=None)
 def test_a_ping_comes_back_as_it_was(t: float | None) -> None:
     """``t`` is the client's own: any number that decodes is sent back unchanged."""
     frame = decode_client(json.dumps({"type": "broker.ping", "t": t}).encode())
@@ -196,7 +197,7 @@ def spliced(line: bytes, seq: int) -> bytes:
 
 
 @given(LINES, st.integers(1, 2**53), st.booleans(), st.sampled_from(["", " ", "\t", " \r\t "]))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=size(100, 400), deadline=None)
 @example({"": ""}, 1, False, "")
 @example({"seq": 3}, 9, False, " ")
 @example({"a": {"seq": 3, "b": [{}, "}", '"}']}, "z": "}"}, 2, True, "\r")
@@ -213,7 +214,7 @@ def test_a_number_changes_nothing_else(fields: dict[str, Any], seq: int, is_asci
 
 
 @given(LINES.filter(lambda fields: "seq" not in fields), st.integers(1, 2**40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=size(25, 100), deadline=None)
 def test_the_line_is_not_encoded_again(fields: dict[str, Any], seq: int) -> None:
     """Byte for byte the CLI's own text stands before the number."""
     line = json.dumps(fields).encode()
@@ -231,7 +232,7 @@ def test_a_line_with_a_number_of_its_own_loses_only_that() -> None:
 
 
 @given(JSON)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=size(20, 60), deadline=None)
 def test_a_frame_of_the_broker_can_be_numbered(content: Any) -> None:
     """What ``encode_server`` gives is an object that takes a number."""
     line = splice_seq(encode_server(Pong(1)), 4)

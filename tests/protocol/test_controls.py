@@ -36,6 +36,7 @@ from protocol.controls import (
 from protocol.errors import ClientError
 from protocol.frames import ControlRequest
 from tests.protocol.strategies import OBJECTS, instances
+from tests.soak import size
 
 DEEP = 100_000
 CONTROLS: tuple[type[Struct], ...] = get_args(Control)
@@ -61,7 +62,7 @@ def refusal(request: object) -> ClientError:
 
 @pytest.mark.parametrize("kind", CONTROLS)
 @given(data=st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=size(20, 30), deadline=None)
 def test_a_control_request_comes_back(kind: type[Struct], data: st.DataObject) -> None:
     """Whatever a control's struct allows is decoded to the same, within its frame too, and encoded for the CLI."""
     request = data.draw(instances(kind))
@@ -253,7 +254,7 @@ def test_a_control_of_the_wrong_form_is_a_bad_frame() -> None:
 
 
 @given(st.from_regex(MATCHER.replace(r"$(?!\n)", r"\Z")))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=size(50, 200), deadline=None)
 def test_a_matcher_is_a_regular_expression(matcher: str) -> None:
     """What is let through compiles, or is one of the two words for everything: no hook is silently never asked."""
     assert matcher in ("", "*") or re.compile(matcher).pattern == matcher
@@ -277,7 +278,7 @@ def answer(**fields: Any) -> PermissionAnswer:
 
 
 @given(OBJECTS, st.text(max_size=20), st.booleans(), st.sampled_from(["allow", "deny"]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=size(20, 80), deadline=None)
 def test_an_answer_comes_back(changed: dict[str, Any], message: str, interrupt: bool, behavior: str) -> None:
     """Behaviour, changed input, message and interrupt are taken over; the input as it is meant, on one line."""
     found = answer(behavior=behavior, updatedInput=changed, message=message, interrupt=interrupt)

@@ -14,6 +14,7 @@ from protocol.errors import ClientError
 from protocol.frames import ClientFrame, Hello, Message, ServerFrame, User, UserMessage
 from protocol.options import SessionOptions
 from tests.protocol.strategies import instances
+from tests.soak import size
 
 CLIENT: tuple[type[Struct], ...] = get_args(ClientFrame)
 SERVER: tuple[type[Struct], ...] = get_args(ServerFrame)
@@ -30,7 +31,7 @@ def tag(kind: type[Struct]) -> str:
 
 @pytest.mark.parametrize("kind", CLIENT, ids=tag)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=size(20, 40), deadline=None)
 def test_a_client_frame_comes_back(kind: type[Struct], data: st.DataObject) -> None:
     """Whatever a client frame's struct allows is decoded to the same struct."""
     frame = data.draw(instances(kind))
@@ -39,7 +40,7 @@ def test_a_client_frame_comes_back(kind: type[Struct], data: st.DataObject) -> N
 
 @pytest.mark.parametrize("kind", SERVER, ids=tag)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=size(20, 40), deadline=None)
 def test_a_frame_of_the_broker_comes_back(kind: type[Struct], data: st.DataObject) -> None:
     """A client with the same structs reads what the broker wrote, and would write the same bytes."""
     frame = data.draw(instances(kind))

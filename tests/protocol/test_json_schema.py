@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from protocol.controls import DECODE_ERRORS
 from protocol.json_schema import MAX_BYTES, MAX_DEPTH, JsonSchema
 from tests.protocol.strategies import JSON, schemas
+from tests.soak import size
 
 DRAFT_07 = "http://json-schema.org/draft-07/schema#"
 
@@ -118,7 +119,7 @@ def test_depth_without_end_is_refused() -> None:
 
 
 @given(schemas())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=size(25, 100), deadline=None)
 def test_any_schema_comes_back(schema: JsonSchema) -> None:
     """Whatever the keywords hold, a schema is encoded to itself."""
     assert decode(msgspec.to_builtins(schema)) == schema
@@ -129,7 +130,7 @@ def test_any_schema_comes_back(schema: JsonSchema) -> None:
         st.sampled_from(["type", "properties", "items", "$ref", "enum", "required", "not"]), JSON, max_size=4
     )
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=size(50, 200), deadline=None)
 def test_nothing_else_is_raised(value: dict[str, Any]) -> None:
     """Anything is a schema or one of the errors that every decode edge catches."""
     try:

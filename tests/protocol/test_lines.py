@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from protocol.lines import MAX_LINE_BYTES, Line, LineFramer, Oversized
+from tests.soak import size
 
 STREAMS = st.lists(
     st.sampled_from([b"\n", b"\n\n", b"a", b"\r", b"\xe2\x80\xa8", b"\x85", b"\x0b", b"\x00", b"{}", b"0123456789"])
@@ -25,7 +26,7 @@ def feed(framer: LineFramer, chunks: Iterable[bytes]) -> list[Line]:
 
 
 @given(stream=STREAMS, limit=st.integers(1, 12), data=st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=size(100, 400), deadline=None)
 @example(stream=b"", limit=1, data=None)
 def test_any_split_of_any_stream_frames_the_same(stream: bytes, limit: int, data: st.DataObject | None) -> None:
     """Lines, their limit and the torn rest depend on the bytes alone, not on where the reads cut them."""
@@ -36,7 +37,7 @@ def test_any_split_of_any_stream_frames_the_same(stream: bytes, limit: int, data
 
 
 @given(stream=STREAMS, limit=st.integers(1, 12))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=size(25, 100), deadline=None)
 def test_byte_by_byte_frames_the_same(stream: bytes, limit: int) -> None:
     """The extreme split: one byte per read."""
     framer = LineFramer(limit)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from protocol.content import Base64Source, Content, DocumentBlock, DocumentNote, ImageBlock, ImageNote, TextBlock
 from protocol.media import describe
+from tests.soak import size
 
 
 def test_words_stay_and_media_become_notes() -> None:
@@ -21,7 +22,7 @@ def test_words_stay_and_media_become_notes() -> None:
 
 
 @given(st.binary(max_size=100))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=size(20, 60), deadline=None)
 def test_the_size_is_that_of_the_decoded_bytes(data: bytes) -> None:
     """The size is exact, with and without padding."""
     source = Base64Source("image/png", base64.b64encode(data).decode())

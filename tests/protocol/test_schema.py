@@ -20,6 +20,7 @@ from protocol.options import SessionOptions
 from protocol.schema import SEQUENCED, documents
 from protocol.schema.__main__ import main
 from tests.protocol.strategies import instances
+from tests.soak import size
 
 HERE = Path(protocol.schema.__file__).parent
 SCHEMAS: dict[str, Any] = {name: msgspec.json.decode(content) for name, content in documents().items()}
@@ -84,7 +85,7 @@ def test_every_frame_is_in_its_schema() -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=size(20, 60), deadline=None)
 def test_a_frame_that_decodes_is_valid(data: st.DataObject) -> None:
     """What the structs make is valid by the schema, in both directions, and so are the options alone."""
     frame = data.draw(st.sampled_from(CLIENT).flatmap(instances))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from protocol.text import BREAK, Part, TextAssembler, TextDelta, TurnText
 from tests.protocol.strategies import OBJECTS
+from tests.soak import size
 
 Frame = dict[str, Any]
 
@@ -110,7 +111,7 @@ def test_both_views_say_the_same() -> None:
 
 
 @given(st.sets(st.integers(0, len(CONVERSATION) - 1)), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=size(50, 200), deadline=None)
 def test_what_a_stream_lacks_comes_with_the_whole(lost: set[int], is_messages: bool) -> None:
     """Whichever stream events are missing: no word is lost, and none comes twice."""
     frames = [frame for index, frame in enumerate(numbered(CONVERSATION)) if index not in lost or "event" not in frame]
@@ -119,7 +120,7 @@ def test_what_a_stream_lacks_comes_with_the_whole(lost: set[int], is_messages: b
 
 
 @given(st.lists(st.integers(0, len(CONVERSATION)), max_size=6), st.integers(0, 5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=size(25, 100), deadline=None)
 def test_a_connection_may_end_anywhere(cuts: list[int], again: int) -> None:
     """The next one goes on from ``last_seq``, or a little before it: the words are the same."""
     words, parts, frames = TextAssembler(), [], numbered(CONVERSATION)
@@ -195,7 +196,7 @@ def test_a_turn_of_the_cli_is_nobodys() -> None:
 @given(
     st.lists(OBJECTS, max_size=5), st.sampled_from(["stream_event", "assistant", "broker.welcome", "broker.message"])
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=size(50, 200), deadline=None)
 def test_nothing_is_raised(frames: list[Frame], kind: str) -> None:
     """Frames of any form, and text that is no frame, add nothing and break nothing."""
     words = TextAssembler()

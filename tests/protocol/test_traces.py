@@ -10,6 +10,7 @@ from protocol.cli import Peek, peek
 from protocol.cli_frames import FRAME_TYPES, SYSTEM_SUBTYPES
 from protocol.traces import LIFECYCLE, REPLAY, STATUS, TRACE_TYPES, TRACES, Lifecycle, lifecycle, replayed, trace_name
 from tests.protocol.strategies import OBJECTS
+from tests.soak import size
 
 
 def line(**fields: Any) -> bytes:
@@ -89,7 +90,7 @@ def test_a_lifecycle_says_what_became_of_a_message() -> None:
 
 
 @given(OBJECTS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=size(50, 200), deadline=None)
 def test_nothing_is_raised(fields: dict[str, Any]) -> None:
     """Whatever a line holds, it has a name of the table or none."""
     for kind in ("user", "system", "command_lifecycle"):

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
 from protocol.wire import text_frame, text_of
+from tests.soak import size
 
 
 def by_websockets(payload: bytes) -> bytes:
@@ -21,7 +22,7 @@ def test_a_text_frame_is_that_of_websockets(size: int) -> None:
 
 
 @given(st.text(max_size=400))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=size(20, 60), deadline=None)
 def test_any_text_is_framed_as_by_websockets(text: str) -> None:
     """Any text, whatever its length in bytes; and it comes out again."""
     assert text_frame(text.encode()) == by_websockets(text.encode())

@@ -14,6 +14,7 @@ from broker.chat.commands import COMMANDS, Local, Mistake, help_text, wish_of
 from protocol.codec import decode_client
 from protocol.controls import decode_control
 from protocol.frames import ControlRequest
+from tests.soak import size
 
 
 def request(**payload: Any) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def test_files_become_blocks(tmp_path: Path) -> None:
 
 
 @given(st.sampled_from(sorted(COMMANDS)), st.text(max_size=24))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=size(50, 200), deadline=None)
 def test_no_line_breaks_the_program(name: str, rest: str) -> None:
     """Whatever follows a command, it is a wish or a mistake."""
     with suppress(Mistake):

@@ -12,6 +12,7 @@ from broker.sessions.accepted import alter
 from protocol.controls import ApplyFlagSettings, McpSetServers, SetCredentials
 from protocol.mcp import McpHttp, McpSdk, McpServer
 from protocol.options import Credentials, Permissions, SessionOptions, Settings
+from tests.soak import size
 
 SPAWNED = Spawned("sonnet", 5.0, {"docs": McpSdk()})
 OPERATORS_URL, OTHER_URL = "https://operator.example", "https://other.example"
@@ -103,7 +104,7 @@ CHANGES = st.lists(
 
 
 @given(first=OPTIONS, changes=CHANGES, refused=st.sets(st.integers(0, 5)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=size(20, 60), deadline=None)
 def test_a_live_process_is_as_a_restored_one(first: SessionOptions, changes: list[Any], refused: set[int]) -> None:
     """By hello or by a control request; a change that was told and then taken back as a whole leaves no trace."""
     bound = Bound(OPERATORS_URL)

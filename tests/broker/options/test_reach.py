@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.options.reach import may_reach
+from tests.soak import size
 
 REACHABLE = [
     "https://mcp.example.com/", "http://mcp.example.com", "https://mcp.example.com:8443/mcp?key=1#x",
@@ -98,7 +99,7 @@ def test_other_addresses_may_not(why: str) -> None:
 
 
 @given(st.text(alphabet="htps:/\\@%.[]127x0afl cohs\u3002\u00ad\uff11?#", max_size=24) | st.text(max_size=12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=size(50, 200), deadline=None)
 def test_no_text_raises(text: str) -> None:
     """Whatever stands in the place of a host, the answer is yes or no."""
     for url in (text, "http://" + text, f"http://{text}/mcp", f"http://[{text}]/"):

@@ -10,6 +10,7 @@ from msgspec import Raw
 from broker.options.shown import shown, shown_initialize
 from protocol.controls import GetContextUsage, GetSettings, McpStatus
 from tests.protocol.strategies import JSON
+from tests.soak import size
 
 SECRET = "canary-1234567890"
 
@@ -60,7 +61,7 @@ def test_the_state_of_mcp_servers_is_shown_without_their_configuration() -> None
 
 
 @given(JSON)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=size(20, 60), deadline=None)
 def test_no_answer_of_the_cli_is_too_strange(value: Any) -> None:
     """Whatever it says, something of the right form is shown."""
     assert list(shown(McpStatus(), raw(value))) == ["mcpServers"]

@@ -19,6 +19,7 @@ from broker.pool.quotas import COLD_WITHIN_S, QuotaExceeded
 from broker.pool.slot import Slot, SlotState, Waiter
 from broker.pool.slots import Bounds, PoolFull, Slots, Target
 from protocol.codes import Limit, MissReason, Start
+from tests.soak import size
 
 TENANTS = st.sampled_from(["ann", "bob", "cyd"])
 PROFILES = st.sampled_from(["small", "large"])
@@ -365,4 +366,6 @@ class Ledger(RuleBasedStateMachine):
 
 def test_the_ledger_keeps_its_promises() -> None:
     """Bounds, fairness, no process leased twice, no conversation handed on, nobody forgotten, spares refilled."""
-    run_state_machine_as_test(Ledger, settings=settings(max_examples=250, stateful_step_count=50, deadline=None))
+    run_state_machine_as_test(
+        Ledger, settings=settings(max_examples=size(62, 250), stateful_step_count=50, deadline=None)
+    )

@@ -18,6 +18,7 @@ from protocol.errors import ClientError
 from protocol.mcp import McpSdk
 from tests.broker.outlets import FakeReader, FakeSession, answered, asked, failed
 from tests.protocol.strategies import JSON
+from tests.soak import size
 
 HOOK_S, HANDSHAKE_S, PERSON_S = 7.0, 5.0, 300.0
 DENY = {"hookEventName": "PreToolUse", "permissionDecision": "deny"}
@@ -180,7 +181,7 @@ def test_an_answer_against_a_tool_blocks_it(response: dict[str, Any]) -> None:
 
 
 @given(response=JSON | st.sampled_from([{"async": True}, {"hookSpecificOutput": {"hookEventName": "Stop"}}]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=size(20, 80), deadline=None)
 def test_a_hook_that_guards_a_tool_never_fails_open(response: Any) -> None:
     """Whatever its owner answers: the CLI gets something that it understands, or a block."""
     stage = Stage()

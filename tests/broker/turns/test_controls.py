@@ -6,6 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from broker.turns.controls import DEADLINE_S, KEPT_S, MAX_IN_FLIGHT, MAX_KEPT, MAX_KEPT_BYTES, Asked, Controls
 from protocol.controls import Initialize, McpReconnect, McpStatus, McpToggle, SetModel
+from tests.soak import size
 
 ASKER = object()
 
@@ -69,7 +70,9 @@ class InFlight(RuleBasedStateMachine):
 
 def test_the_requests_in_flight_are_their_model() -> None:
     """Ask, answer, expire, drop: in any order each request leaves once and no id is used twice."""
-    run_state_machine_as_test(InFlight, settings=settings(max_examples=60, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(
+        InFlight, settings=settings(max_examples=size(20, 60), stateful_step_count=30, deadline=None)
+    )
 
 
 def test_a_repeat_joins_or_gets_the_kept_reply() -> None:

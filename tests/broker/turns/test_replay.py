@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from broker.turns.replay import ReplayLog, Resume
 from protocol.codes import LostReason
 from protocol.frames import Lost
+from tests.soak import size
 
 EPOCH = "k3f9"
 FRAMES, BYTES = st.integers(1, 6), st.integers(1, 60)
@@ -43,9 +44,9 @@ class Log(RuleBasedStateMachine):
 
     @rule(sizes=st.lists(st.integers(0, 90), min_size=1, max_size=4), is_trimmed=st.booleans())
     def append(self, sizes: list[int], is_trimmed: bool) -> None:
-        for size in sizes:
+        for length in sizes:
             self.head += 1
-            data = frame(self.head, size)
+            data = frame(self.head, length)
             self.kept.append((self.head, data))
             self.large = self.head if len(data) > self.max_bytes else self.large
             assert self.log.append(data) == self.head
@@ -122,7 +123,7 @@ class Log(RuleBasedStateMachine):
 
 def test_the_log_is_its_model() -> None:
     """Append, trim, read anywhere, resume from anywhere, expire: as the model says, in any order."""
-    run_state_machine_as_test(Log, settings=settings(max_examples=200, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(Log, settings=settings(max_examples=size(50, 200), stateful_step_count=40, deadline=None))
 
 
 def filled(count: int, max_frames: int = 3, max_bytes: int = 1000) -> ReplayLog:

@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from broker.turns.requests import MAX_PENDING, REMEMBERED, Outcome, Pending, PendingRequests
 from protocol.codes import ErrorCode
 from protocol.errors import ClientError
+from tests.soak import size
 
 IDS = st.sampled_from([f"r{number}" for number in range(6)])
 OUTCOMES: list[Outcome] = ["allowed", "denied", "expired", "withdrawn"]
@@ -82,7 +83,9 @@ class Prompts(RuleBasedStateMachine):
 
 def test_the_prompts_are_their_model() -> None:
     """Add, find, settle, expire, withdraw: in any order each prompt is settled once and told apart afterwards."""
-    run_state_machine_as_test(Prompts, settings=settings(max_examples=60, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(
+        Prompts, settings=settings(max_examples=size(20, 60), stateful_step_count=30, deadline=None)
+    )
 
 
 def test_a_late_answer_is_told_the_outcome() -> None:

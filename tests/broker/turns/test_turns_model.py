@@ -21,6 +21,7 @@ from protocol.codes import Applied, ErrorCode, FailureReason
 from protocol.errors import ClientError
 from protocol.frames import TurnCompleted, TurnFailed
 from tests.broker.turns.test_turns import refusal, submit, turn
+from tests.soak import size
 
 IDS = st.sampled_from([f"m-{number}" for number in range(8)])
 REASONS = st.sampled_from(list(FailureReason))
@@ -272,4 +273,6 @@ class Conversation(RuleBasedStateMachine):
 
 def test_a_conversation_is_its_model() -> None:
     """Submit, steer, start, interrupt, cancel, result, crash: exactly one terminal frame for each accepted message."""
-    run_state_machine_as_test(Conversation, settings=settings(max_examples=200, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(
+        Conversation, settings=settings(max_examples=size(50, 200), stateful_step_count=40, deadline=None)
+    )

@@ -8,6 +8,7 @@ from msgspec import UNSET, Raw, json
 from broker.turns.usage import Usage
 from protocol.cli import Result
 from protocol.frames import SessionTotals
+from tests.soak import size
 
 MODEL = "claude-sonnet-5-5"
 
@@ -114,7 +115,7 @@ EVENTS = st.lists(
 
 
 @given(EVENTS, st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=size(75, 300), deadline=None)
 def test_the_sum_is_what_was_spent(events: list[tuple[str, float]], is_new: bool) -> None:
     """Over resumes, forks, kills and a lost transcript: each turn costs what it cost, and the sum is theirs.
 

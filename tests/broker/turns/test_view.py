@@ -11,6 +11,7 @@ from broker.turns.view import as_messages
 from protocol.codec import splice_seq
 from protocol.wire import text_frame, text_of
 from tests.protocol.strategies import OBJECTS, TEXT
+from tests.soak import size
 
 DELTA = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": 'Hällo \u2028 \\ "'}}
 SPACES = st.sampled_from(["", " ", "\t ", " \r"])
@@ -39,7 +40,7 @@ def test_an_event_of_the_main_thread_stands_alone() -> None:
 
 
 @given(OBJECTS.filter(bool), st.integers(1, 2**53), st.booleans(), SPACES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=size(75, 300), deadline=None)
 @example({"seq": 3, "type": "ping"}, 9, True, "")
 @example({"seq": 3}, 9, True, " ")
 @example({"a": {"seq": 3}}, 9, True, "")
@@ -58,7 +59,7 @@ def test_an_event_keeps_its_bytes(event: dict[str, Any], seq: int, is_ascii: boo
 
 
 @given(OBJECTS.filter(bool), TEXT)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=size(50, 200), deadline=None)
 @example({"type": "assistant", "message": '"stream_event"'}, "")
 @example({"type": "stream_event"}, "")
 def test_every_other_frame_is_as_it_is(fields: dict[str, Any], text: str) -> None:
@@ -91,8 +92,8 @@ def test_what_is_no_event_of_the_main_thread_is_as_it_is(frame: bytes) -> None:
 
 def test_long_events_are_framed_by_their_own_length() -> None:
     """Each of the three forms of a length, before and after."""
-    for size in (1, 100, 1000, 70_000):
-        event = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "x" * size}}
+    for length in (1, 100, 1000, 70_000):
+        event = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "x" * length}}
         frame = as_messages(stream_event(event))
         assert frame == text_frame(text_of(frame))
         assert json.loads(text_of(frame)) == {**event, "seq": 7}

@@ -11,6 +11,7 @@ from broker.turns.turn import Turn
 from broker.turns.turns import INTERRUPT_REPEAT_S
 from broker.turns.watchdog import INTERRUPT_DEADLINE_S, INTERRUPT_HELD_S, limits, overdue, wake_times
 from protocol.codes import FailureReason as Reason
+from tests.soak import size
 
 CONFIG = TurnLimits(first_token_timeout_s=120, idle_timeout_s=600, timeout_s=3600)
 
@@ -86,7 +87,7 @@ TIMES = st.none() | st.floats(100, 5000)
 
 
 @given(TIMES, TIMES, TIMES, st.booleans(), st.floats(100, 10_000))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=size(37, 150), deadline=None)
 def test_who_sleeps_until_the_next_time_misses_nothing(
     delta: float | None, asked: float | None, sent: float | None, has_prompts: bool, now: float
 ) -> None:
