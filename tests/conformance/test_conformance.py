@@ -14,7 +14,7 @@ from tests.conformance.differences import FOLLOWS_NEWER, OPTIONAL, RACING
 from tests.conformance.driver import Frame
 from tests.conformance.recording import SIMULATOR, Recordings, Run, Spoken
 from tests.conformance.shapes import HOOK_INPUT
-from tests.conformance.situations import SITUATIONS, situations_binding, situations_ends, situations_turns
+from tests.conformance.situations import SITUATIONS, situations_ends, situations_turns
 from tests.conformance.stage import BAD_TOKEN, TOKEN
 from tests.real_cli import VERSIONS
 
@@ -22,12 +22,12 @@ from tests.real_cli import VERSIONS
 pytestmark = [pytest.mark.real_cli, pytest.mark.slow, pytest.mark.timeout(600)]
 OLDER, NEWER = VERSIONS
 REAL: Final = VERSIONS
-QUICK: Final = [module.__name__ for module in (situations_binding, situations_ends, situations_turns)]
+QUICK: Final = [module.__name__ for module in (situations_ends, situations_turns)]
 NAMES: Final = [
     name if play.__module__ in QUICK else pytest.param(name, marks=pytest.mark.full)
     for name, play in SITUATIONS.items()
 ]
-"""Bindings, turns and their ends always, the rest with ``make test-full``."""
+"""Turns and their ends always, the rest with ``make test-full``."""
 
 
 @pytest.fixture(scope="module")

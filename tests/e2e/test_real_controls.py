@@ -64,6 +64,7 @@ def _paid(api: MessagesApi, text: str) -> set[tuple[str, str]]:
     return {(r["credential_kind"], r["credential"]) for r in mine}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("version", EITHER)
 async def test_credentials_are_rotated_between_two_turns(version: str, folder: Path) -> None:
     """Every kind after every other, and another address and back: the next request has the new one and nothing of the

@@ -17,7 +17,7 @@ from tests.kit.client import connected
 pytestmark = [pytest.mark.real_cli, pytest.mark.slow, pytest.mark.timeout(900)]
 
 TENANTS = 20
-TURNS = int(os.environ.get("TENANT_TURNS", "3"))
+TURNS = int(os.environ.get("TENANT_TURNS", "2"))
 """Turns of each tenant; 100 make the 2,000 requests of docs/features.md."""
 WITHIN_S = 300.0
 
