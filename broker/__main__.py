@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 HEALTH_URL = "http://127.0.0.1:9464/readyz"
 HEALTH_TIMEOUT_S = 3.0
 CHAT_URL = "ws://127.0.0.1:8765/v1/chat/ws"
-OUTER_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.ENOSPC)
+OUTER_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.ENOSPC, errno.EAGAIN)
 """Ports and disks of this machine: told in one line."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
 

@@ -71,9 +71,7 @@ class App:
         self._launcher.claim_directory()
         self._launcher.cgroups.on_failed = self.metrics.process_fault
         self._store = _opened_store(Path(config.state.dir) / INDEX)
-        if self._store.was_damaged:
-            log.error("store.damaged", kept="index.db.damaged-*", effect="its conversations are not known any more")
-        self._launcher.sweep_directories(self._kept_directories())
+        self._sweep_at_start()
         self._launcher.prepare(config)
         is_scrubbed = self._launcher.is_scrubbed
         self._scrub: Literal["on", "off"] = "on" if is_scrubbed else "off"
@@ -130,9 +128,17 @@ class App:
         log.info("broker.listening", version=__version__, listen=port, admin=admin,
                  cli=self.pool_.cli_version, simulated=self.pool_.is_simulated)  # fmt: skip
 
-    def _kept_directories(self) -> set[str] | None:
-        """The folders of conversations that are kept; None after the loss of the index, which alone could tell."""
-        return None if self._store.was_damaged else Sleepers(self._store).directories
+    def _sweep_at_start(self) -> None:
+        """Remove what an earlier run left and is no conversation's, as far as the index knows all of them."""
+        sleepers = Sleepers(self._store)
+        for tenant, _, session in sleepers.unreadable:
+            log.error("session.unreadable", tenant=tenant, session=session)
+        is_whole = not (self._store.was_damaged or self._store.was_missing or sleepers.unreadable)
+        aside = self._launcher.sweep_directories(sleepers.directories, is_whole=is_whole)
+        if self._store.was_damaged:
+            log.error("store.damaged", kept="index.db.damaged-*", effect="its conversations are not known any more")
+        if aside is not None:
+            log.error("store.incomplete", folders=str(aside), effect="what the index does not name is kept there")
 
     def _tell_protection(self) -> None:
         isolation, reason = self._launcher.isolation, self._launcher.unscrubbed_because
@@ -186,7 +192,12 @@ class App:
     async def _sweep(self) -> None:
         """Of the sessions no process is left, and no file but what is kept."""
         self._orphans_killed = await kill_adopted()
-        await anyio.to_thread.run_sync(self._launcher.sweep_directories, self._kept_directories())
+        kept: set[str] | None = None
+        try:
+            kept = Sleepers(self._store).directories
+        except StoreFailed as error:
+            log.warning("store.failed", operation="sweep", error=str(error))
+        await anyio.to_thread.run_sync(self._launcher.sweep_directories, kept)
 
     async def _end_is_asked_for(self, signals: AsyncIterator[signal.Signals]) -> signal.Signals:
         while (number := await anext(signals)) == signal.SIGHUP:
@@ -281,8 +292,8 @@ def _opened_store(path: Path) -> SqliteStore:
         return SqliteStore(path)
     except StoreFailed as error:
         message = f"the index of conversations cannot be used: {error}"
-        if error.is_of_disk:  # no mistake: another start may find room
-            raise OSError(errno.ENOSPC, f"state.dir: {message}") from error
+        if error.is_passing:  # no mistake: another start may find room, or nobody who holds it
+            raise OSError(errno.EAGAIN, f"state.dir: {message}") from error
         raise ConfigError("state.dir", message) from error
 
 

@@ -11,6 +11,7 @@ import subprocess
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from broker.config.launch_profile import LaunchProfile
@@ -91,7 +92,7 @@ class Launcher:
         """
         folder = self._sessions.parent
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        held = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # no file that somebody could remove
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -99,15 +100,26 @@ class Launcher:
             raise ConfigError("state.dir", f"{folder} is in use by another broker", "a folder of its own") from None
         self.cgroups = Cgroups.of(folder)
 
-    def sweep_directories(self, kept: Collection[str] | None) -> None:
+    def sweep_directories(self, kept: Collection[str] | None, *, is_whole: bool = True) -> Path | None:
         """End what an earlier run left running, and remove what it left lying but the folders ``kept`` of its
-        conversations.  None: nobody knows which these are, and everything stays."""
+        conversations (None: all of them).
+
+        Not ``is_whole``: others may be conversations', too, so they are moved to ``state.dir/unknown-N``, which nobody
+        but an operator touches; returns where they are.
+        """
         self.cgroups.sweep()
         kill_left_behind(self._sessions, self._user_ids)
         self._sessions.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in self._sessions.iterdir():
-            if kept is not None and folder.name not in kept:
-                SessionDirectory(folder).wipe()
+        others = [] if kept is None else [path for path in self._sessions.iterdir() if path.name not in kept]
+        if others and not is_whole:
+            aside = next(path for n in count(1) if not (path := self._sessions.with_name(f"unknown-{n}")).exists())
+            aside.mkdir(mode=0o700)
+            for folder in others:
+                folder.rename(aside / folder.name)
+            return aside
+        for folder in others:
+            SessionDirectory(folder).wipe()
+        return None
 
     def directory(self, name: str) -> SessionDirectory:
         """The directory of a conversation of an earlier run."""

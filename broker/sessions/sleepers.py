@@ -5,13 +5,9 @@ Owner: ``broker.sessions.registry``, which makes a session of one when somebody 
 
 from collections.abc import Iterator
 
-import structlog
-
 from broker.sessions.entry import Asleep
 from broker.sessions.record import decode
 from broker.sessions.stores import Key, Store
-
-log = structlog.get_logger(__name__)
 
 
 class Sleepers:
@@ -20,10 +16,12 @@ class Sleepers:
     def __init__(self, store: Store | None) -> None:
         """Read the index.  Raises ``StoreFailed``."""
         self._found: dict[Key, Asleep] = {}
+        self.unreadable: list[Key] = []
+        """Their records say nothing, so which folders are theirs is not known either."""
         for key, data in [] if store is None else store.conversations():
             record = decode(data)
             if record is None:
-                log.error("session.unreadable", tenant=key[0], session=key[2])
+                self.unreadable.append(key)
             else:
                 self._found[key] = Asleep(key, record)
 

@@ -1,6 +1,9 @@
 """A broker that ends, in order or not, and the next one in its place: conversations, ids and costs go on."""
 
 import signal
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -183,25 +186,82 @@ async def test_a_guard_is_asked_for_again(tmp_path: Path) -> None:
     assert not list((tmp_path / "state").glob("sessions/*/work/*"))
 
 
-@pytest.mark.parametrize("damage", ["cut", "rubbish", "empty"])
-async def test_a_damaged_index_is_put_aside(damage: str, tmp_path: Path) -> None:
-    """The broker starts, says what it has lost, and removes none of what it cannot name any more."""
+def _damage(index: Path, damage: str) -> None:
+    whole = index.read_bytes()
+    match damage:
+        case "missing":
+            index.unlink()
+        case "unreadable":
+            with closing(sqlite3.connect(index)) as db, db:
+                db.execute("UPDATE conversation SET record = X'7b7d'")
+        case _:
+            index.write_bytes({"cut": whole[: len(whole) // 2 + 100], "rubbish": b"x" * len(whole)}.get(damage, b""))
+
+
+@pytest.mark.parametrize("damage", ["cut", "rubbish", "empty", "missing", "unreadable"])
+async def test_what_a_damaged_index_does_not_name_is_kept(damage: str, tmp_path: Path) -> None:
+    """The broker starts, says what it has lost, and moves aside what it cannot name; later starts leave it there."""
     async with running_broker(tmp_path) as broker:
         async with connected(broker.url, hello=place("lost")) as client:
             await said(client, "hello", "m-1")
             folder = client.welcome["cli"]["session_id"][:13]
         await ended(broker, signal.SIGTERM)
-    index = tmp_path / "state" / "index.db"
-    whole = index.read_bytes()
-    index.write_bytes({"cut": whole[: len(whole) // 2 + 100], "rubbish": b"x" * len(whole), "empty": b""}[damage])
-    async with running_broker(tmp_path) as broker:
-        if damage != "empty":  # an empty file is a new index
-            assert broker.log_events("store.damaged")
-            assert (broker.state / "index.db.damaged-1").exists()
-            assert folder in [path.name for path in folders(broker)]
-        async with connected(broker.url, hello=place("lost")) as client:
-            assert client.welcome["start"] == "warm"
-            assert await said(client, "hello", "m-1") == 0
+    _damage(tmp_path / "state" / "index.db", damage)
+    for run in range(2):
+        async with running_broker(tmp_path) as broker:
+            kept = broker.state / "unknown-1" / folder
+            assert list(kept.glob("home/.claude/projects/*/*.jsonl"))
+            if run == 0:
+                [told] = broker.log_events("store.incomplete")
+                assert told["folders"] == str(kept.parent)
+                assert len(broker.log_events("store.damaged")) == (damage in ("cut", "rubbish"))
+                assert len(broker.log_events("session.unreadable")) == (damage == "unreadable")
+                async with connected(broker.url, hello=place("new")) as client:
+                    assert client.welcome["start"] == "warm"
+                    assert await said(client, "hello", "m-1") == 0
+            await ended(broker, signal.SIGTERM)
+
+
+async def test_an_index_that_is_gone_keeps_nothing_and_says_so(tmp_path: Path) -> None:
+    """Removed under a running broker: no message is accepted that the next run would not know."""
+    async with running_broker(tmp_path) as broker, connected(broker.url, hello=place("kept")) as client:
+        await said(client, "hello", "m-1")
+        (broker.state / "index.db").unlink()
+        await client.say("and now", "m-2")
+        refused = await client.until_type("broker.error")
+        assert (refused["code"], refused["retryable"]) == ("storage_failed", True)
+        assert broker.metric("broker_store_failures_total", operation="accept") >= 1
+        assert "removed or replaced" in str(broker.log_events("store.failed"))
+
+
+async def test_another_programs_lock_holds_nobody_up(tmp_path: Path) -> None:
+    """A write lock on the index: the message is refused in a moment, others go on, and then it works again."""
+    async with (
+        running_broker(tmp_path) as broker,
+        connected(broker.url, hello=place("kept")) as client,
+        connected(broker.url, hello=place("other")) as other,
+    ):
+        await said(client, "hello", "m-1")
+        with closing(sqlite3.connect(broker.state / "index.db", isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            began = time.monotonic()
+            await client.say("and now", "m-2")
+            assert (await client.until_type("broker.error"))["code"] == "storage_failed"
+            await other.sync()
+            assert time.monotonic() - began < 2, "SQLite's own five seconds"
+            db.execute("ROLLBACK")
+        assert await said(client, "and now", "m-2") == 1
+
+
+async def test_two_brokers_never_share_a_directory(tmp_path: Path) -> None:
+    """No file in it holds the lock, so none that is removed gives it away."""
+    async with running_broker(tmp_path / "one", {"state": {"dir": str(tmp_path / "state")}}) as broker:
+        assert not (tmp_path / "state" / "lock").exists()
+        with pytest.raises(AssertionError, match="itself with 78"):
+            async with running_broker(tmp_path / "two", {"state": {"dir": str(tmp_path / "state")}}):
+                pass
+        async with connected(broker.url, hello={}) as client:
+            await client.turn("hello")
 
 
 async def test_what_nobody_uses_is_deleted_in_the_end(tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ Key = tuple[str, str, str]
 class StoreFailed(Exception):
     """What was to be kept is not; the text says why (a full disk, a file that cannot be read).
 
-    ``is_of_disk``: it is full, or failed: the same may work later.
+    ``is_passing``: the disk is full, or has failed, or another program holds the file: the same may work later.
     """
 
-    def __init__(self, message: str, *, is_of_disk: bool = False) -> None:
+    def __init__(self, message: str, *, is_passing: bool = False) -> None:
         super().__init__(message)
-        self.is_of_disk = is_of_disk
+        self.is_passing = is_passing
 
 
 class Store(Protocol):

@@ -33,6 +33,11 @@ OUTER_FAULTS = frozenset(
     }
 )  # fmt: skip
 """What SQLite complains of that lies around the file, not in it."""
+PASSING_FAULTS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+"""The same may work later."""
+START_BUSY_S = 5.0
+BUSY_MS = 50
+"""How long a transaction waits for another program's lock: the event loop stands still meanwhile."""
 SCHEMA = """
 CREATE TABLE conversation (
     tenant TEXT NOT NULL, subject TEXT NOT NULL, id TEXT NOT NULL, record BLOB NOT NULL,
@@ -56,23 +61,26 @@ class SqliteStore:
     """See ``broker.sessions.stores.Store``."""
 
     def __init__(self, path: Path) -> None:
-        """Open or make the file.  ``was_damaged``: the one that lay there could not be read and was put aside.
+        """Open or make the file.  ``was_missing``: none was there, or an empty one; ``was_damaged``: it could not be
+        read, and was put aside.
 
-        Raises ``StoreFailed``: the folder cannot be written, or the file is another version's.
+        Waits at most ``START_BUSY_S`` for another program's lock.  Raises ``StoreFailed``: the folder cannot be
+        written, or the file is another version's.
         """
         self.was_damaged = False
         self._accepted = 0
         self._waiting = WAITING + _boot()
         try:
-            self._db = _opened(path)
+            self._db, self.was_missing = _opened(path)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if not _is_damage(error, path):
                 raise _failure(path, error) from error
             _put_aside(path)
             self.was_damaged = True
             with _translated(path):
-                self._db = _opened(path)
+                self._db, self.was_missing = _opened(path)
         self._path = path
+        self._file = _identity(path)
 
     def conversations(self) -> list[tuple[Key, bytes]]:
         with self._transaction() as db:
@@ -126,9 +134,20 @@ class SqliteStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        if _identity(self._path) != self._file:  # what is written to it now is gone with this process
+            raise StoreFailed(f"{self._path}: the file was removed or replaced while the broker runs")
         with _translated(self._path), self._db:
             self._db.execute("BEGIN")
             yield self._db
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file lies there; None: none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _boot() -> str:
@@ -139,9 +158,12 @@ def _boot() -> str:
         return str(uuid4())
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    """A connection to a file that is whole and of this version.  Raises ``sqlite3.DatabaseError``."""
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
+def _opened(path: Path) -> tuple[sqlite3.Connection, bool]:
+    """A connection to a file that is whole and of this version; True: it was made just now.
+
+    Raises ``sqlite3.DatabaseError``.
+    """
+    db = sqlite3.connect(path, timeout=START_BUSY_S, isolation_level=None, check_same_thread=True)
     db.text_factory = _text
     try:
         db.execute("PRAGMA journal_mode = WAL")
@@ -155,11 +177,12 @@ def _opened(path: Path) -> sqlite3.Connection:
         made = SCHEMA if version == 0 else ""
         db.executescript(f"BEGIN; {made} PRAGMA user_version = {VERSION}; COMMIT;")  # so it can be written
         db.execute("SELECT record FROM conversation LIMIT 1")
+        db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
     except BaseException:
         db.close()
         raise
     path.chmod(0o600)
-    return db
+    return db, version == 0
 
 
 def _text(data: bytes) -> str:
@@ -194,4 +217,4 @@ def _translated(path: Path) -> Iterator[None]:
 
 def _failure(path: Path, error: Exception) -> StoreFailed:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
-    return StoreFailed(f"{path}: {error}", is_of_disk=code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR))
+    return StoreFailed(f"{path}: {error}", is_passing=code in PASSING_FAULTS)
