@@ -56,8 +56,8 @@ UNKNOWN_FRAMES = ("system", OTHER)
 QUESTION_KINDS = ("can_use_tool", "elicitation", "hook_callback", "mcp_message")
 QUESTION_OUTCOMES = ("allowed", "denied", "expired", "withdrawn", "refused")
 """``refused``: by the broker, unasked."""
-PROCESS_FAULTS = ("memory", "cgroup_make", "cgroup_end")
-STORE_OPERATIONS = ("accept", "write", "end", "keep", "forget")
+PROCESS_FAULTS = ("memory", "memory_unknown", "cgroup_make", "cgroup_end", "cgroup_left")
+STORE_OPERATIONS = ("accept", "write", "end", "give_up", "keep", "forget")
 PROTOCOL_ERRORS = (*ErrorCode, *(code.label for code in CloseCode))
 
 

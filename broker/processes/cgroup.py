@@ -171,9 +171,14 @@ class Cgroups:
         return Cgroup() if self.obstacle or self.folder is None else Cgroup(self.folder / name, self)
 
     def leave(self, path: Path) -> None:
-        """Remove a folder now, or when it is empty; never waits."""
-        if not self.tidy_one(path) and len(self._left) < MAX_LEFT:
+        """Remove a folder now, or when it is empty; never waits.  Above ``MAX_LEFT`` it stays until ``sweep``."""
+        if self.tidy_one(path):
+            return
+        if len(self._left) < MAX_LEFT:
             self._left.add(path)
+        else:
+            log.warning("process.cgroup_failed", fault="cgroup_left", path=str(path), error="too many are not empty")
+            self.on_failed("cgroup_left")
 
     def tidy(self) -> None:
         """Kill once more, and remove, what was not empty before.  Never waits."""

@@ -46,6 +46,7 @@ class MemoryWatch:
             found = await anyio.to_thread.run_sync(above, roots, limit_mb * MB, abandon_on_cancel=True)
         except OSError as error:  # no file descriptor is left, say
             log.warning("process.memory_unknown", error=str(error))
+            self._metrics.process_fault("memory_unknown")
             return
         for pid, held in found.items():
             process = watched[pid]

@@ -71,6 +71,7 @@ class Journal:
         self._owed |= outcomes
         while len(self._owed) > MAX_OWED:
             del self._owed[next(iter(self._owed))]
+            self._metrics.store_failed("give_up")
         self._pay("end")
 
     def keep(self, record: bytes) -> None:

@@ -118,6 +118,23 @@ async def test_a_folder_that_is_not_empty_is_removed_later(cgroups: Cgroups) -> 
         assert popen.wait() == -9
 
 
+async def test_above_the_bound_a_folder_is_left_and_told(cgroups: Cgroups, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not tried again before the broker ends, and that is counted."""
+    monkeypatch.setattr("broker.processes.cgroup.MAX_LEFT", 1)
+    failed: list[str] = []
+    cgroups.on_failed = failed.append
+    first, second = cgroups.plan("first"), cgroups.plan("second")
+    with escaping(first), escaping(second):
+        assert cgroups.folder is not None
+        first.leave()
+        assert failed == []
+        second.leave()
+        assert failed == ["cgroup_left"]
+        assert (cgroups.folder / "second").is_dir()
+    cgroups.sweep()
+    assert not cgroups.folder.exists()
+
+
 async def test_what_a_dead_broker_left_is_swept(cgroups: Cgroups, tmp_path: Path) -> None:
     """Whoever has the state directory next ends it; with another state directory nobody does."""
     (tmp_path / "other").mkdir()

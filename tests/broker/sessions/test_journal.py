@@ -117,11 +117,12 @@ def test_a_record_that_has_not_changed_costs_nothing() -> None:
 
 
 def test_what_is_owed_is_bounded() -> None:
-    """The oldest ends are given up."""
-    store = Memory()
+    """The oldest ends are given up, and counted."""
+    store, metrics = Memory(), Metrics()
     store.is_full = True
-    journal = Journal(KEY, store, Metrics())
+    journal = Journal(KEY, store, metrics)
     journal.end([(f"m-{number}", "completed") for number in range(MAX_OWED + 5)])
+    assert failures(metrics, "give_up") == 5
     store.is_full = False
     journal.keep(b"r")
     assert list(store.ids) == [f"m-{number}" for number in range(5, MAX_OWED + 5)]
