@@ -101,7 +101,7 @@ class _Churn:
         warm_up = max(1, self._arguments.connections // 10)
         host = await self._link()
         host.send(self._hello("open", "controller"))
-        await host.wait_first(DEADLINE_S)
+        await host.wait_welcomed(DEADLINE_S)
         async with anyio.create_task_group() as group:
             await self._some(warm_up)
             before = await self._at_rest(None)
@@ -173,7 +173,7 @@ class _Churn:
         try:
             link = await self._link(source)
             link.send(self._hello("resume", "observer"))
-            await link.wait_first(DEADLINE_S)
+            await link.wait_welcomed(DEADLINE_S)
         except TenantFailed as error:
             self._fail(error)
             return None

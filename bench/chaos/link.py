@@ -4,6 +4,7 @@ Callers: ``bench.chaos.traveller``, ``bench.churn``.
 """
 
 import asyncio
+import json
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +27,7 @@ class Link(Tenant):
         super().__init__(url)
         self._take = take
         self.frames = 0
+        self._first = ""
         self.bytes = 0
         """What has come, of frames that are not whole yet too: a long line on a busy machine is no silence."""
 
@@ -50,9 +52,12 @@ class Link(Tenant):
         with anyio.move_on_after(max(0.0, within_s)):
             await self._changed.wait()
 
-    async def wait_first(self, within_s: float) -> None:
-        """Until a frame has come.  Raises ``TenantFailed``."""
+    async def wait_welcomed(self, within_s: float) -> None:
+        """Until the first frame has come.  Raises ``TenantFailed``, also when it is another one than the welcome."""
         await self._wait(lambda: self.frames > 0, within_s, "a frame")
+        frame = json.loads(self._first)
+        if frame["type"] != "broker.welcome":
+            raise TenantFailed(f"in place of a welcome: {frame['type']} {frame.get('code', '')}".rstrip())
 
     async def wait_over(self, within_s: float) -> None:
         """Until the connection is over; raises ``TenantFailed`` that says why, or that it is not."""
@@ -81,8 +86,10 @@ class Link(Tenant):
         self._changed.set()
 
     def _on_frame(self, data: bytes | bytearray | memoryview, at: float) -> None:
+        text = bytes(data).decode()
+        self._first = self._first or text
         self.frames += 1
-        self._take(bytes(data).decode(), at)
+        self._take(text, at)
         self._changed.set()
 
 

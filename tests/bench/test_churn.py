@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
+from bench.chaos.link import linked
 from bench.churn import judge
+from bench.tenant import TenantFailed
 from bench.vitals import Vital
+from tests.bench.test_tenant import server
 from tests.soak import LONG_S, size
 
 CONNECTIONS = size(500, 200_000)
@@ -40,3 +43,13 @@ def test_what_is_kept_is_found() -> None:
         "failed: gone: 2", "fds: 20 before, 21 after", "threads: 5 before, 6 after", "tasks: 7 before, 8 after",
         "memory grew by 6.0 MiB",
     ]  # fmt: skip
+
+
+async def test_only_a_welcome_is_one() -> None:
+    """A first frame of another kind is a failed connection, with its type and code."""
+    async with server({"type": "broker.error", "code": "bind_failed"}, {"type": "broker.welcome"}) as url:
+        link = await linked(url, int(url.rstrip("/").rpartition(":")[2]), lambda text, at: None)
+        link.send({"type": "broker.hello"})
+        with pytest.raises(TenantFailed, match=r"a welcome: broker[.]error bind_failed"):
+            await link.wait_welcomed(5)
+        await link.leave()
