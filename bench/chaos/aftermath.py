@@ -11,6 +11,7 @@ from typing import Final
 
 import anyio
 
+from bench.broker_log import bugs
 from bench.chaos.checker import CANARY
 from bench.chaos.violations import Kind, Violations
 from bench.clock import now
@@ -19,7 +20,8 @@ LEDGER: Final = "ledger"
 """The simulator's file in the run's directory: the environment of every CLI names it, so that none can hide."""
 GONE_WITHIN_S: Final = 10.0
 POLL_S: Final = 0.1
-BAD_WORDS: Final = ("Traceback", '"connection.failed"', '"session.failed"')
+EXPECTED: Final = ("store.failed", "pool.breaker_open", "process.over_memory", "connection.no_descriptor")
+"""Errors that tell of a machine that has too little, or of CLIs that do not start; not of a bug."""
 MOST_LINES: Final = 5
 
 
@@ -39,10 +41,9 @@ async def judge_leftovers(place: Path, sessions: int, violations: Violations) ->
 
 def judge_log(place: Path, violations: Violations) -> None:
     """Nothing in the log means a bug, or is what a tenant said."""
-    lines = (place / "broker.log").read_text(errors="replace").splitlines()
-    bad = [line for line in lines if any(word in line for word in BAD_WORDS)]
-    said = [line for line in lines if CANARY.search(line)]
-    for line in [*bad[:MOST_LINES], *said[:MOST_LINES]]:
+    text = (place / "broker.log").read_text(errors="replace")
+    said = [line for line in text.splitlines() if CANARY.search(line)]
+    for line in [*bugs(text, EXPECTED)[:MOST_LINES], *said[:MOST_LINES]]:
         violations.add(Kind.LOGGED, "broker", line[:500])
 
 

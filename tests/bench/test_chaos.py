@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +46,7 @@ def test_a_few_seconds_of_everything_lose_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_any_violation_exits_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Where a mere end of a connection counts as a bug in the log, each is a violation: printed, and the run failed."""
-    monkeypatch.setattr(aftermath, "BAD_WORDS", ('"connection.closed"',))
+    monkeypatch.setattr(aftermath, "bugs", lambda text, _: re.findall(".*connection[.]closed.*", text))
     assert main(["chaos", "--seconds=1", "--tenants=3", "--restart-every=0", "--kill-every=0"]) == EXIT_FAILED
     assert "VIOLATION logged (broker): " in capsys.readouterr().out
 
@@ -97,18 +99,56 @@ async def test_what_is_left_behind_is_found(tmp_path: Path, monkeypatch: pytest.
     assert again.kept == []
 
 
-@pytest.mark.parametrize(
-    "line", ["Traceback (most recent call last):", '{"event":"session.failed"}', f'{{"text":"{canary(1, 0)} says"}}']
-)
-def test_what_must_not_be_logged_is_found(line: str, tmp_path: Path) -> None:
-    """A traceback, an event that means a bug, the words of a tenant."""
+CLOSED = '{"level":"info","event":"connection.closed"}\n'
+
+
+@pytest.mark.parametrize("expected", [*aftermath.EXPECTED])
+def test_what_a_poor_machine_does_is_no_bug(expected: str, tmp_path: Path) -> None:
+    """Errors that mean a full disk, say."""
     found = Violations()
-    (tmp_path / "broker.log").write_text('{"event":"connection.closed"}\n')
+    (tmp_path / "broker.log").write_text(f'{CLOSED}{{"level":"error","event":"{expected}"}}\n')
     aftermath.judge_log(tmp_path, found)
     assert found.kept == []
-    (tmp_path / "broker.log").write_text(f'{{"event":"connection.closed"}}\n{line}\n')
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Traceback (most recent call last):",
+        '{"level":"error","event":"session.unreadable"}',
+        '{"level":"warning","event":"process.gone","exception":[]}',
+        '{"level":"error","event":"session.fa',
+        f'{{"text":"{canary(1, 0)} says"}}',
+    ],
+)
+def test_what_must_not_be_logged_is_found(line: str, tmp_path: Path) -> None:
+    """A traceback, an error that is not expected, an exception whatever it is told as, the words of a tenant."""
+    found = Violations()
+    (tmp_path / "broker.log").write_text(f"{CLOSED}{line}\n")
     aftermath.judge_log(tmp_path, found)
     assert [(one.kind, one.detail) for one in found.kept] == [(Kind.LOGGED, line)]
+
+
+def test_an_exception_that_the_broker_logs_is_found(tmp_path: Path) -> None:
+    """As it writes it itself, of its own loggers and of the standard library's."""
+    with (tmp_path / "broker.log").open("wb") as sink:
+        done = subprocess.run([sys.executable, "-c", LOGGING], stderr=sink, check=False)
+    assert done.returncode == 0
+    found = Violations()
+    aftermath.judge_log(tmp_path, found)
+    assert [json.loads(one.detail)["event"] for one in found.kept] == ["process.supervisor_failed", "in a callback"]
+
+
+LOGGING = """
+import logging, structlog
+from broker import logs
+logs.configure("info", json=True)
+try:
+    1 / 0
+except ZeroDivisionError as error:
+    structlog.get_logger("one").exception("process.supervisor_failed", slot=1)
+    logging.getLogger("asyncio").error("in a callback", exc_info=error)
+"""
 
 
 def vital(at: float, generation: int = 1, **others: int) -> Vital:

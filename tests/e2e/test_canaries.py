@@ -206,7 +206,6 @@ async def test_no_canary_leaves_its_way(tmp_path: Path, oracle: Oracle) -> None:
         for place in ("oauth_token", "api_key system prompt", "auth_token header", "text"):
             assert new.made[place] in rows, f"{place} did not reach the CLI: the test proves nothing"
         assert leaks(broker, new) == []
-        assert "Traceback" not in broker.log_text()
     assert found_after(broker, new) == []
     assert len(new.made) > 60
 

@@ -128,7 +128,6 @@ async def test_a_killed_cli_costs_one_turn_at_most(broker: Broker, moment: str) 
     assert broker.metric("broker_stream_failures_total", reason="cli_exited") - failures == len(took)
     await broker.wait_pool(warm=WARM, leased=0, starting=0, stopping=0)
     assert not [process for process in broker.descendants() if process.state == "Z"]
-    assert "Traceback" not in broker.log_text()
 
 
 async def test_what_waited_behind_a_crash_is_not_written(broker: Broker) -> None:

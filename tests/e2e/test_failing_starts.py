@@ -124,6 +124,7 @@ async def test_an_open_breaker_refuses_quickly_and_closes_again(fault: str, tmp_
         break_(cli, fault)
         for process in broker.descendants():
             os.kill(process.pid, signal.SIGKILL)
+        broker.expects("pool.breaker_open")
         await eventually(lambda: broker.log_events("pool.breaker_open"), 60)
         began, cpu, failed = time.monotonic(), broker.cpu_s, len(broker.log_events("process.start_failed"))
         took: list[float] = []

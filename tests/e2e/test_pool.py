@@ -134,6 +134,7 @@ async def test_a_cli_that_never_gets_ready_opens_the_breaker(fault: str, tmp_pat
     config = pool(warm=0, start_timeout_s=0.2)
     config |= {"cli": {"env": {"SIMULATOR_FAULTS": fault}}, "stop": {"eof_grace_s": 0.1, "term_grace_s": 0.1}}
     async with running_broker(tmp_path, config) as broker:
+        broker.expects("pool.breaker_open")
         async with waiting(broker) as client:
             code, error = await turned_away(client)
             assert (code, error["code"], error["retryable"]) == (4004, "pool_unavailable", True)

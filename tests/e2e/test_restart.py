@@ -212,6 +212,7 @@ async def test_what_a_damaged_index_does_not_name_is_kept(damage: str, tmp_path:
             kept = broker.state / "unknown-1" / folder
             assert list(kept.glob("home/.claude/projects/*/*.jsonl"))
             if run == 0:
+                broker.expects("store.incomplete", "store.damaged", "session.unreadable")
                 [told] = broker.log_events("store.incomplete")
                 assert told["folders"] == str(kept.parent)
                 assert len(broker.log_events("store.damaged")) == (damage in ("cut", "rubbish"))
@@ -225,6 +226,7 @@ async def test_what_a_damaged_index_does_not_name_is_kept(damage: str, tmp_path:
 async def test_an_index_that_is_gone_keeps_nothing_and_says_so(tmp_path: Path) -> None:
     """Removed under a running broker: no message is accepted that the next run would not know."""
     async with running_broker(tmp_path) as broker, connected(broker.url, hello=place("kept")) as client:
+        broker.expects("store.failed")
         await said(client, "hello", "m-1")
         (broker.state / "index.db").unlink()
         await client.say("and now", "m-2")
@@ -241,6 +243,7 @@ async def test_another_programs_lock_holds_nobody_up(tmp_path: Path) -> None:
         connected(broker.url, hello=place("kept")) as client,
         connected(broker.url, hello=place("other")) as other,
     ):
+        broker.expects("store.failed")
         await said(client, "hello", "m-1")
         with closing(sqlite3.connect(broker.state / "index.db", isolation_level=None)) as db:
             db.execute("BEGIN IMMEDIATE")

@@ -161,8 +161,6 @@ async def test_all_clients_dropped_at_once_are_soon_back_and_have_missed_nothing
         longest = max((follower.hashes for follower in followers), key=len)
         for follower in followers:
             assert follower.hashes == longest[: follower.last_seq]
-    for bad in ("Traceback", "connection.failed", "session.failed"):
-        assert bad not in broker.log_text()
 
 
 async def say(follower: Follower, frame: dict[str, Any]) -> None:

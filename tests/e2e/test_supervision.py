@@ -100,7 +100,6 @@ async def goes_on(broker: Broker, client: Client) -> None:
     ids = [frame["id"] for frame in terminals(client.frames)]
     assert len(ids) == len(set(ids))
     assert contiguous(client.frames)
-    assert "Traceback" not in broker.log_text()
 
 
 @pytest.mark.timeout(LONG_S)
@@ -177,6 +176,7 @@ async def test_a_cli_that_goes_on_in_time_is_left_alone(broker: Broker) -> None:
 @pytest.mark.timeout(LONG_S)
 async def test_a_cli_that_swells_is_killed(broker: Broker) -> None:
     """Above ``pool.process_memory_mb``, by itself or by a tool that it has started; the neighbour is not touched."""
+    broker.expects("process.over_memory")
     before = broker.metric("broker_process_faults_total", fault="memory")
     count = size(4, 50)
     scenes = iter([SWOLLEN, SWOLLEN_TOOL] * count)
@@ -213,6 +213,7 @@ async def test_a_spare_that_swells_is_replaced(tmp_path: Path) -> None:
     config: dict[str, Any] = {"cli": {"env": {"SIMULATOR_FAULTS": "grow=150"}}}
     config["pool"] = {"process_memory_mb": LIMIT_MB, "profiles": {"default": {"warm": 1}}}
     async with running_broker(tmp_path, config, wait_ready=False) as broker:
+        broker.expects("process.over_memory")
         await eventually(lambda: broker.metric("broker_process_faults_total", fault="memory") > 0, DEADLINE_S)
         await eventually(lambda: broker.log_events("pool.spare_died"), DEADLINE_S)
         assert broker.log_events("process.over_memory")[0]["limit_mb"] == LIMIT_MB

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.broker_log import bugs
 from tests.kit.cgroups import check_cgroups
 from tests.processes import Process, process_table, tree
 from tests.waiting import eventually, eventually_sync
@@ -39,6 +40,8 @@ class Broker:
     admin: int = 0
     returncode: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    expected: set[str] = field(default_factory=set)
+    """Events that may tell of an error or an exception; anything else fails the test when the broker ends."""
 
     @property
     def pid(self) -> int:
@@ -93,6 +96,14 @@ class Broker:
     def log_text(self) -> str:
         """Everything that the broker has logged."""
         return self.log.read_text()
+
+    def expects(self, *events: str) -> None:
+        """These may tell of an error or an exception in the log."""
+        self.expected.update(events)
+
+    def bugs(self) -> list[str]:
+        """The log lines that tell of an exception or an error that nobody expects."""
+        return bugs(self.log_text(), self.expected)
 
     def log_events(self, event: str) -> list[dict[str, Any]]:
         """The log lines of one event."""
@@ -207,6 +218,12 @@ def _opened(broker: Broker, ports: Path) -> bool:
 
 
 def _end(broker: Broker) -> None:
+    _stop(broker)
+    found = "\n".join(broker.bugs())
+    assert not found, f"the broker's log tells of errors: {found[:4000]}"
+
+
+def _stop(broker: Broker) -> None:
     code = broker.popen.poll()
     if code is not None:
         check_cgroups(broker.state, is_clean=code == 0)
@@ -234,7 +251,8 @@ async def running_broker(
     prefix: Sequence[str] = (),
     pass_fds: Sequence[int] = (),
 ) -> AsyncIterator[Broker]:
-    """Start a broker and end it: SIGTERM, then SIGKILL after ``STOP_DEADLINE_S`` (which fails the test).
+    """Start a broker and end it: SIGTERM, then SIGKILL after ``STOP_DEADLINE_S`` (which fails the test).  So does an
+    exception or an error in its log, but for the events of ``Broker.expects``.
 
     ``prefix`` stands before its command line; it must end in an ``exec`` of the rest.  ``pass_fds`` are inherited.
     """
