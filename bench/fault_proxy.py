@@ -104,7 +104,7 @@ class _Connection:
         """Reset both ends."""
         self._cut.set()
         for writer in self._writers:
-            _reset(writer)
+            reset(writer)
 
     def silence(self) -> None:
         """Nothing more is read or forwarded."""
@@ -153,7 +153,7 @@ class _Connection:
                 async with asyncio.timeout(CLOSE_DEADLINE_S):
                     await writer.wait_closed()
             except OSError:  # reset, or a peer that takes no more (a TimeoutError)
-                _reset(writer)
+                reset(writer)
 
 
 async def _connected(proxy: FaultProxy) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -175,7 +175,8 @@ def _socket(buffer_bytes: int | None) -> socket.socket:
     return raw
 
 
-def _reset(writer: asyncio.StreamWriter) -> None:
+def reset(writer: asyncio.StreamWriter) -> None:
+    """End a connection by RST; what is unsent is dropped."""
     raw = writer.get_extra_info("socket")
     if raw is not None and raw.fileno() != -1:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)

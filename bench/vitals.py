@@ -1,9 +1,9 @@
 """A broker's own state over a run: memory, descriptors, threads, tasks, children, directories; and whether it grows.
 
-``Vitals`` reads /proc and the broker's metrics; the judgement is pure.  Callers: ``bench.chaos``, ``bench.churn``.
+``Vitals`` reads /proc and the broker's metrics; the judgement is pure.  Callers: ``bench.chaos``, ``bench.churn``; the
+end-to-end tests, for a broker's memory.
 """
 
-import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +15,7 @@ import anyio
 
 from bench.broker_process import Broker
 from bench.clock import now
+from broker.processes.orphans import children_of
 
 HOUR_S: Final = 3600.0
 WARM_SHARE: Final = 0.25
@@ -50,7 +51,7 @@ async def look(running: Broker, generation: int, sessions: Path) -> Vital:
 
 def _look(running: Broker, generation: int, sessions: Path) -> Vital:
     pid = running.process.pid
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    status = status_of(pid)
     fds = len(os.listdir(f"/proc/{pid}/fd"))
     tasks = int(running.metric("broker_tasks"))
     folders = len(os.listdir(sessions)) if sessions.exists() else 0
@@ -58,13 +59,10 @@ def _look(running: Broker, generation: int, sessions: Path) -> Vital:
     return Vital(now(), generation, rss, fds, threads, tasks, len(children_of(pid)), folders)
 
 
-def children_of(pid: int) -> list[int]:
-    """The processes that any thread of ``pid`` has started and not yet reaped."""
-    found: list[int] = []
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        with contextlib.suppress(OSError):
-            found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
-    return found
+def status_of(pid: int) -> dict[str, str]:
+    """What the kernel tells of a process (proc_pid_status(5)).  Raises ``OSError`` when it is gone."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:

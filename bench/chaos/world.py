@@ -28,7 +28,8 @@ from bench.chaos.traveller import Traveller
 from bench.clock import now
 from bench.fault_proxy import FaultProxy, fault_proxy
 from bench.load import Load
-from bench.vitals import Vital, children_of, look
+from bench.vitals import Vital, look
+from broker.processes.orphans import children_of
 
 SEND_DEADLINE_S: Final = 2.0
 TURN_IDLE_S: Final = 20.0

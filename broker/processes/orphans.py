@@ -2,7 +2,8 @@
 
 The broker is a child subreaper, so whatever a dying CLI leaves behind becomes the broker's own child, also a daemon
 that left the process group.  Callers: ``broker.processes.process`` after each death, ``broker.pool.pool`` now and then,
-``broker.app`` at either end, ``broker.processes.launcher`` at the start, for what an earlier broker left.
+``broker.app`` at either end, ``broker.processes.launcher`` at the start, for what an earlier broker left.  The benches
+ask for the children of a broker of theirs.
 """
 
 import contextlib
@@ -47,7 +48,7 @@ async def kill_marked(marker: str, group: int, user: int | None = None) -> int:
 def reap_strays() -> int:
     """Reap adopted descendants that have died by themselves, whoever's they were; returns how many.  Never waits."""
     try:
-        found = _children()
+        found = children_of(os.getpid())
     except OSError:  # no file descriptor is left: another time
         return 0
     return sum(_is_reaped(pid) for pid in found if pid not in awaited)
@@ -67,7 +68,7 @@ def kill_children() -> int:
     """
     killed = 0
     deadline = time.monotonic() + SWEEP_DEADLINE_S
-    while (found := _children()) and time.monotonic() < deadline:
+    while (found := children_of(os.getpid())) and time.monotonic() < deadline:
         for pid in found:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(pid, signal.SIGKILL)
@@ -116,7 +117,7 @@ async def _kill(is_meant: Callable[[int], bool]) -> int:
     deadline = time.monotonic() + SWEEP_DEADLINE_S
     while time.monotonic() < deadline:
         try:
-            found = [pid for pid in _children() if pid not in awaited and is_meant(pid)]
+            found = [pid for pid in children_of(os.getpid()) if pid not in awaited and is_meant(pid)]
         except OSError:  # no file descriptor is left
             await anyio.sleep(RETRY_S)
             continue
@@ -129,10 +130,13 @@ async def _kill(is_meant: Callable[[int], bool]) -> int:
     return killed
 
 
-def _children() -> list[int]:
-    """Direct children of this process; the marker tells whose they were.  Raises ``OSError`` without a descriptor."""
+def children_of(pid: int) -> list[int]:
+    """The processes that any thread of ``pid`` has started, or adopted, and not yet reaped.
+
+    Raises ``OSError`` when ``pid`` is gone, and without a descriptor.
+    """
     children: list[int] = []
-    for task in Path("/proc/self/task").iterdir():
+    for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError):  # a thread that has ended meanwhile
             children += map(int, (task / "children").read_text().split())
     return children

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from bench.fault_proxy import FaultProxy, fault_proxy
+from bench.fault_proxy import FaultProxy, fault_proxy, reset
 from bench.faults import At, How, Lane
 from tests.waiting import eventually
 
@@ -201,8 +201,7 @@ async def test_the_end_of_a_peer_is_passed_on_as_it_was(direction: str) -> None:
         assert await receiver.rest() == (DATA * 100, True)
     async with line() as found:
         sender, receiver = found.ends(direction)
-        sender.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        sender.writer.transport.abort()
+        reset(sender.writer)
         assert (await receiver.rest())[1] is False
 
 

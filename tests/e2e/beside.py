@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from bench.vitals import status_of
 from tests.kit.broker import Broker
 from tests.kit.client import Client, connected, contiguous
 from tests.kit.raw import RawClient
@@ -41,21 +42,22 @@ async def neighbour(broker: Broker) -> AsyncIterator[Client]:
 
 
 def no_bug(broker: Broker) -> bool:
-    """Whether the log tells of no exception and no error."""
-    text = broker.log_text()
-    return "Traceback" not in text and '"exception"' not in text and '"level":"error"' not in text
+    """Whether the log tells of no exception and no error so far; of a shared broker's tests, which one it was."""
+    return not broker.bugs()
 
 
 def rss_mb(broker: Broker) -> float:
     """Resident memory of the broker's own process."""
-    status = Path(f"/proc/{broker.pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+    return _kib(broker, "VmRSS") / 1024
 
 
 def peak_mb(broker: Broker) -> float:
     """The most that was resident since ``forget_peak``."""
-    status = Path(f"/proc/{broker.pid}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    return _kib(broker, "VmHWM") / 1024
+
+
+def _kib(broker: Broker, name: str) -> int:
+    return int(status_of(broker.pid)[name].split()[0])
 
 
 def forget_peak(broker: Broker) -> float:

@@ -71,7 +71,7 @@ class Stage:
         """Processes that somebody has beside the scene."""
         self.bound: set[tuple[int, int]] = set()
         self._fds = len(os.listdir("/proc/self/fd"))
-        self._strangers = set(orphans._children())
+        self._strangers = set(orphans.children_of(os.getpid()))
         """Children of this process that have nothing to do with it."""
 
     def has_opened(self, count: int) -> None:
@@ -125,7 +125,7 @@ class Stage:
         """What is not as it should be between two scenes."""
         slots, children = list(self.pool._slots), self.pool._children
         pids = {child.process.pid for child in children.values() if child.process is not None}
-        living = set(orphans._children()) - self._strangers
+        living = set(orphans.children_of(os.getpid())) - self._strangers
         folders = {child.launch.directory.root.name for child in children.values() if child.launch is not None}
         expected = Counter(warm=len(slots) - self.leased, leased=self.leased)
         # One that was started for somebody who left may be there, above the target.
