@@ -39,7 +39,9 @@ from broker.sessions.registry import Registry
 from broker.sessions.sleepers import Sleepers
 from broker.sessions.stores import StoreFailed
 from broker.sessions.stores.sqlite import SqliteStore
-from broker.sockets.admin import admin_port
+from broker.sockets.admin import admin_door, admin_port
+from broker.sockets.door import Door
+from broker.sockets.headroom import descriptor_limit, first_refused
 from broker.sockets.http import AdminSite, PublicSite
 from broker.sockets.listeners import Listeners
 from broker.sockets.listing import Listing
@@ -82,7 +84,13 @@ class App:
         self.registry = Registry(settings, self.pool_, self.metrics, self._store)
         self._public = PublicSite(settings, self, listing=Listing(self.auth, self.registry, self.metrics))
         self._admin = AdminSite(settings, self, self.metrics)
-        self.server = Server(settings, self.registry, self.pool_, self.auth, self.metrics, self._public)
+        door = Door("public", self.metrics, self._first_refused)
+        self.server = Server(settings, self.registry, self.pool_, self.auth, self.metrics, self._public, door)
+        self._admin_door = admin_door(self.metrics, self._first_refused)
+
+    def _first_refused(self) -> int | None:
+        """By what holds now: the pool's limit changes with the configuration."""
+        return first_refused(descriptor_limit(), self.pool_.limit)
 
     # -- readiness --
 
@@ -106,7 +114,8 @@ class App:
         """Serve until SIGTERM or SIGINT; a second one skips the waiting.  Raises ``OSError`` when a port is taken."""
         self._tell_protection()
         with anyio.open_signal_receiver(*SIGNALS) as signals:
-            async with admin_port(self._admin, self.settings.now.admin.listen, listeners.admin) as admin:
+            listen = self.settings.now.admin.listen
+            async with admin_port(self._admin, listen, listeners.admin, self._admin_door) as admin:
                 port = await self.server.open(listeners.public)
                 self._tell_ports(port_file, port, admin)
                 gc.collect()

@@ -93,6 +93,7 @@ class Limit(StrEnum):
     MAX_INBOUND_BYTES = "max_inbound_bytes"
     MAX_UNAUTHENTICATED = "max_unauthenticated"
     MAX_UNAUTHENTICATED_PER_IP = "max_unauthenticated_per_ip"
+    SEND_DEADLINE_S = "send_deadline_s"
     DESCRIPTORS = "descriptors"
 
 

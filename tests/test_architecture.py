@@ -22,7 +22,7 @@ BANNED_NAMES: Final = re.compile(r"(Manager|Handler|Helper|Util|Utils|Service|Co
 
 # Of foreign modules, who in `broker` knows them.
 KNOWN_BY: Final = {
-    "websockets": {"server", "admin", "connection", "http", "tenant_socket", "terminal"},  # terminal: a client
+    "websockets": {"server", "admin", "connection", "http", "door", "tenant_socket", "terminal"},  # terminal: a client
     "prometheus_client": {"metrics"},
     "ctypes": {"process", "launcher", "orphans"},
     "signal": {"process", "launcher", "orphans", "app", "terminal"},  # app: SIGTERM begins the drain

@@ -67,7 +67,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     max_unauthenticated: Annotated[Count, _says("Sockets without a hello, in all.")] = 500
     max_unauthenticated_per_ip: Annotated[Count, _says("Sockets without a hello, per address.")] = 50
     ping_interval_s: Annotated[Seconds, _says("Between pings; the pong has as long to come.")] = 20
-    send_deadline_s: Annotated[Seconds, _says("Without progress of outbound bytes the socket is cut.")] = 10
+    send_deadline_s: Annotated[Seconds, _says("Without progress of bytes out, or of a large message in.")] = 10
     write_buffer_bytes: Annotated[Bytes, _says("Unsent bytes of a socket, above the batch in flight.")] = 262144
 
 
@@ -331,7 +331,6 @@ _AT_MOST = (
     ("turn.idle_timeout_s", "turn.timeout_s"),
     ("replay.bytes", "replay.total_bytes"),
     ("server.hello_max_bytes", "server.max_message_bytes"),
-    ("server.max_message_bytes", "server.max_inbound_bytes"),
     ("server.max_unauthenticated_per_ip", "server.max_unauthenticated"),
 )
 
@@ -340,6 +339,12 @@ def _deadlines(config: Config, written: set[str]) -> Iterator[ConfigError]:
     for small, large in _AT_MOST:
         if small in written and large in written and _at(config, small) > _at(config, large):
             yield ConfigError(small, f"found {_at(config, small):g}, above {large}", f"up to {_at(config, large):g}")
+    server = config.server
+    if server.max_message_bytes > server.max_inbound_bytes:  # whoever wrote it: no large message would go through
+        yield ConfigError(
+            "server.max_inbound_bytes", f"found {server.max_inbound_bytes}, below server.max_message_bytes",
+            f"at least {server.max_message_bytes}, or smaller messages",
+        )  # fmt: skip
 
 
 def _at(config: Config, path: str) -> float:

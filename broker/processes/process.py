@@ -44,7 +44,7 @@ Lines = Callable[[list[Line]], None]
 
 
 class _Stdout(asyncio.Protocol):
-    """Turns each read into one batch of lines, or into several when a child says more than its share (docs/adr/0014).
+    """Turns each read into one batch of lines, or into several when a child says more than its share (docs/adr/0015).
 
     It is not read on before they are handed on: what waits is bounded by one read.
     """

@@ -103,6 +103,7 @@ class Connection:
         self._scope = anyio.CancelScope()
         self._bad_frames: deque[float] = deque(maxlen=BAD_FRAMES)
         socket.on_writable = self.pump
+        socket.on_refused = self.close_soon
 
     # -- the task --------------------------------------------------------------------------------------------------
 
@@ -340,6 +341,7 @@ class Connection:
         """Offer what is unsent and the close frame, each for a bounded time; then abort."""
         socket = self._socket
         code, reason = self._closing or (CloseCode.ENDED, "")
+        socket.hear_no_more()
         self._metrics.disconnected(self._reason())
         if self._entry is not None:
             self._entry.farewells.note(self.instance, self._reason())

@@ -1,7 +1,7 @@
 """File descriptors that tenants' sockets may not take: whoever is there needs them for processes, files and the index.
 
 Without a bound a flood of sockets takes the last one.  asyncio then logs a thousand lines a second, no process can be
-started, and at a process's end not even /proc can be read.  Pure.  Caller: ``broker.sockets.server``.
+started, and at a process's end not even /proc can be read.  Pure.  Callers: ``broker.app``, ``broker.sockets.door``.
 """
 
 import resource

@@ -24,7 +24,8 @@ from broker.pool.pool import Pool
 from broker.pool.quotas import RETRY_S, QuotaExceeded, Quotas
 from broker.sessions.registry import Registry
 from broker.sockets.connection import Connection
-from broker.sockets.headroom import ACCEPT_BATCH, BACKLOG, descriptor_limit, first_refused
+from broker.sockets.door import Door
+from broker.sockets.headroom import ACCEPT_BATCH, BACKLOG
 from broker.sockets.http import PublicSite, refusal
 from broker.sockets.inbound import Inbound
 from broker.sockets.listeners import Listener, place
@@ -35,7 +36,6 @@ from protocol.frames import SUBPROTOCOL
 log = structlog.get_logger(__name__)
 
 CLOSE_TIMEOUT_S = 1.0
-REFUSED_TOLD_EVERY_S = 1.0
 HANDSHAKE_GRACE_S = 0.5
 """For what was accepted in the last moment and has not sent its request yet."""
 
@@ -51,6 +51,7 @@ class Server:
         auth: Authenticator,
         metrics: Metrics,
         site: PublicSite,
+        door: Door,
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -58,19 +59,17 @@ class Server:
         self._auth = auth
         self._metrics = metrics
         self._site = site
+        self._door = door
         self._server: WebSocketServer | None = None
         self._connections: dict[TenantSocket, Connection] = {}
         self._stalled: dict[TenantSocket, tuple[int, float]] = {}
         self._silent: Counter[str] = Counter()
         """Sockets per address that have neither a token nor a hello yet."""
         self._quotas = Quotas()
-        self._inbound = Inbound(
-            lambda: self._config.server.max_inbound_bytes, lambda: metrics.limit_refused(Limit.MAX_INBOUND_BYTES)
-        )
+        self._inbound = Inbound(lambda: self._config.server.max_inbound_bytes, metrics.limit_refused)
         self._counted: dict[TenantSocket, str] = {}
         """Of the sockets that have one, the tenant."""
         self._has_been_ready = False
-        self._refused, self._refused_told = 0, 0.0
         self.is_draining = False
         auth.on_revoked(self._close_revoked)
 
@@ -82,15 +81,12 @@ class Server:
     async def open(self, sock: Listener | None) -> int:
         """Listen on ``sock``, or bind the port; return its number.  Raises ``OSError``."""
         limits = self._config.server
-        highest = first_refused(descriptor_limit(), self._pool.limit)
         self._server = await serve(
             self._on_socket,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             select_subprotocol=_select_subprotocol,
             process_request=self._admit,
-            create_connection=tenant_socket(
-                limits.write_buffer_bytes, self._on_stalled, self._inbound, highest, self._on_refused
-            ),
+            create_connection=tenant_socket(limits.write_buffer_bytes, self._on_stalled, self._inbound, self._door),
             compression=None,
             server_header=None,
             open_timeout=limits.hello_timeout_s,
@@ -110,11 +106,12 @@ class Server:
         return real_port
 
     async def run(self) -> None:
-        """Watch the sockets whose bytes do not go out, until cancelled; then abort what is left."""
+        """Watch the sockets whose bytes do not go out, or do not come, until cancelled; then abort what is left."""
         try:
             while True:
                 await anyio.sleep(min(1.0, self._config.server.send_deadline_s / 4))
                 self._cut_stalled(time.monotonic())
+                self._inbound.end_stalled(time.monotonic(), self._config.server.send_deadline_s)
         finally:
             self.stop_listening()
             for socket in list(self._connections):
@@ -140,15 +137,6 @@ class Server:
         if self._server is not None:
             with anyio.move_on_after(HANDSHAKE_GRACE_S):
                 await self._server.wait_closed()
-
-    def _on_refused(self) -> None:
-        """One socket too many for the file descriptors that there are; told once a second."""
-        self._metrics.limit_refused(Limit.DESCRIPTORS)
-        self._refused += 1
-        if time.monotonic() - self._refused_told >= REFUSED_TOLD_EVERY_S:
-            self._refused_told = time.monotonic()
-            log.error("connection.no_descriptor", refused=self._refused, limit=descriptor_limit(),
-                      setting="RLIMIT_NOFILE, LimitNOFILE of a unit")  # fmt: skip
 
     # -- before the upgrade ----------------------------------------------------------------------------------------
 
@@ -209,6 +197,7 @@ class Server:
         identity = socket.identity if isinstance(socket.identity, Identity) else None
         self._connections[socket] = connection
         address = _address(socket)
+        socket.payer = ("address", address) if identity is None else ("tenant", identity.tenant)
         is_silent = identity is None
         if is_silent:
             self._silent[address] += 1
@@ -240,6 +229,7 @@ class Server:
             self._metrics.limit_refused(full.limit)
             raise
         self._counted[socket] = identity.tenant
+        socket.payer = ("tenant", identity.tenant)
 
     def _heard(self, address: str) -> None:
         self._silent[address] -= 1

@@ -5,21 +5,21 @@ Callers: ``broker.sockets.server`` hands the class to ``websockets`` as ``create
 ``close()`` wait for the same full buffer) and answers pings without limit.  So: the low-water mark is zero, whoever
 writes waits until all is gone, and a buffer that grows past its bound while data *arrives* cuts the connection.  It
 also takes whatever one read returned in one go, forty thousand pings or more; so it gets ``FRAMES_PER_TURN`` frames,
-and the others of the loop their turn (docs/adr/0014).
+and the others of the loop their turn (docs/adr/0015).
 """
 
 import asyncio
 import socket
 import struct
 from collections.abc import Callable
-from typing import cast
 
-from websockets.asyncio.server import ServerConnection
 from websockets.frames import DATA_OPCODES, Frame
 from websockets.protocol import Event, State
 
+from broker.sockets.door import Door, GuardedSocket
 from broker.sockets.inbound import Inbound
 from protocol.boundaries import Boundaries
+from protocol.codes import CloseCode
 
 NOTSENT_LOWAT_BYTES = 65536
 """Unsent bytes that the kernel takes before it says stop: backpressure is then felt early and is true."""
@@ -31,7 +31,7 @@ RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER: closing sends RST and drops what is unsent."""
 
 
-class TenantSocket(ServerConnection):
+class TenantSocket(GuardedSocket):
     """One connection.  ``buffer_limit``: unsent bytes above the batch in flight at which a sender is cut."""
 
     buffer_limit = 262144
@@ -39,13 +39,15 @@ class TenantSocket(ServerConnection):
     """Told of what is held; one for all sockets."""
     on_writable: Callable[[], None] | None = None
     on_lost: Callable[[], None] | None = None
+    on_refused: Callable[[CloseCode, str], None] | None = None
+    """Told when it is ended for what it holds."""
     is_lost = False
     identity: object = None
     """What the handshake's token stands for, noted before the upgrade."""
+    payer = ("address", "")
+    """Who answers for what it holds: the address, then the tenant."""
     in_flight = 0
     cut_reason: str | None = None
-    first_refused: int | None = None
-    is_refused = False
     _waiting = b""
     """The read that is being taken a portion at a time, from ``_at`` on."""
     _at = 0
@@ -53,28 +55,22 @@ class TenantSocket(ServerConnection):
     """The next portion has its turn already."""
     _is_full = False
     """Nobody has taken the messages that are there."""
+    _data_frames = 0
     _is_ending = False
     """The broker has begun to close: what the client says now is heard by nobody."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the loop (asyncio.Protocol).  Refused, it is nobody's: the library is not even told of it."""
+    def entered(self, transport: asyncio.BaseTransport) -> None:
+        """Let in."""
         raw = transport.get_extra_info("socket")
-        if raw is not None and self.first_refused is not None and raw.fileno() >= self.first_refused:
-            self.is_refused = True
-            cast("asyncio.Transport", transport).abort()  # uvloop's are none by name
-            self.refused()
-            return
-        super().connection_made(transport)
+        super().entered(transport)
         self._boundaries = Boundaries()
         self.recv_messages.pause, self.recv_messages.resume = self._hold_messages, self._take_messages
         if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
             raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_NOTSENT_LOWAT", 25), NOTSENT_LOWAT_BYTES)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the loop when nobody is there any more."""
-        if self.is_refused:
-            return
-        super().connection_lost(exc)
+    def left(self, exc: Exception | None) -> None:
+        """Nobody is there any more."""
+        super().left(exc)
         self.is_lost = True
         if self.inbound is not None:
             self.inbound.forget(self)
@@ -86,6 +82,7 @@ class TenantSocket(ServerConnection):
         if self._waiting:  # the loop had read on already
             self._waiting = self._waiting[self._at :] + data
             self._at = 0
+            self._note()
             return
         end = 0 if self._is_unanswered else self._boundaries.portion(data, 0, FRAMES_PER_TURN)
         if end < len(data):
@@ -104,39 +101,64 @@ class TenantSocket(ServerConnection):
         super().data_received(data)
         if self.transport.get_write_buffer_size() > self.buffer_limit + self.in_flight:
             self.cut("ping_flood", reset=True)
+        self._note()
+
+    def _note(self) -> None:
         if self.inbound is not None and not self._is_ending:
             self.inbound.note(self)
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of messages that nobody has taken: of a frame, of a message in fragments, of whole messages."""
+        """Bytes of messages that nobody has taken: of a read, a frame, a message in fragments, of whole messages."""
         seen = whole = 0
         for frame in self.recv_messages.frames.queue:
             seen += len(frame.data)
             if frame.fin:
                 whole = seen
         # Fragments behind it are of the message whose size so far is known.
-        return len(self.protocol.reader.buffer) + (self.protocol.current_size or 0) + whole
+        unfinished = len(self.protocol.reader.buffer) + (self.protocol.current_size or 0)
+        return unfinished + whole + len(self._waiting) - self._at
 
-    def refuse_more(self, limit: int) -> None:
-        """All sockets hold more than ``limit`` bytes, and this one most: close with 1009, and let go of it."""
+    @property
+    def progress(self) -> tuple[int, int] | None:
+        """How far the message has come whose end is missing; None when none is, or when the peer is not read."""
+        begun = len(self.protocol.reader.buffer)
+        if self._is_full or not (begun or self.protocol.current_size):
+            return None
+        return self._data_frames, begun
+
+    def refuse_more(self, reason: str) -> None:
+        """Close with 4003: the same may be taken later.  What it was sending is dropped; what came whole is left to
+        ``hear_no_more``, since somebody may be about to take it."""
         self._is_ending = True
-        self.protocol.fail(1009, f"server.max_inbound_bytes = {limit}")
-        self.recv_messages.frames.queue.clear()
+        self.protocol.fail(CloseCode.RATE_LIMITED, reason)
         self.send_data()
+        if self.on_refused is not None:
+            self.on_refused(CloseCode.RATE_LIMITED, reason)
+        else:
+            self.cut(CloseCode.RATE_LIMITED.label)
+
+    def hear_no_more(self) -> None:
+        """Drop what nobody has taken and will; the peer's own close frame is looked for behind it.  Not beside
+        ``recv``."""
+        self._is_ending = True
+        self.recv_messages.frames.queue.clear()
+        if self.inbound is not None:
+            self.inbound.forget(self)
+        self._take_messages()
 
     def _go_on(self) -> None:
         """Take the next portion of what was read, then read on."""
         self._is_due = False
         if self.transport.is_closing():
-            self._waiting = b""
+            self._waiting, self._at = b"", 0
         elif self._is_unanswered:  # in a turn or two it is: no answer waits for anything
             self._read_on()
         elif self._waiting and not self._is_full:
             data, start = self._waiting, self._at
             end = self._at = self._boundaries.portion(data, start, FRAMES_PER_TURN)
             if end == len(data):
-                self._waiting = b""
+                self._waiting, self._at = b"", 0
             self._take(data[start:end])
             self._read_on()
 
@@ -162,14 +184,10 @@ class TenantSocket(ServerConnection):
 
     def process_event(self, event: Event) -> None:
         """Called by the library with each frame; what is said to one that closes is not kept."""
-        if not (self._is_ending and isinstance(event, Frame) and event.opcode in DATA_OPCODES):
+        is_data = isinstance(event, Frame) and event.opcode in DATA_OPCODES
+        self._data_frames += is_data
+        if not (is_data and self._is_ending):
             super().process_event(event)
-
-    async def close(self, code: int = 1000, reason: str = "") -> None:
-        """As the library's; the peer's own close frame is looked for behind all that it had sent before."""
-        self._is_ending = True
-        self._take_messages()
-        await super().close(code, reason)
 
     def pause_writing(self) -> None:
         """Called by the loop when bytes stay unsent."""
@@ -185,9 +203,6 @@ class TenantSocket(ServerConnection):
 
     def stalled(self) -> None:
         """The peer, or the kernel, takes no more for now."""
-
-    def refused(self) -> None:
-        """There are too few file descriptors for one more."""
 
     @property
     def can_write(self) -> bool:
@@ -226,24 +241,19 @@ def tenant_socket(
     limit: int,
     on_stalled: Callable[[TenantSocket], None],
     held: Inbound,
-    highest: int | None,
-    on_refused: Callable[[], None],
+    by: Door,
 ) -> type[TenantSocket]:
     """The class for ``websockets.serve(create_connection=...)`` with its bounds and the watch over stalled ones.
 
-    ``held``: the bound of all sockets together.  ``highest``: the file descriptor from which on a socket is refused at
-    once.
+    ``held``: the bound of all sockets together.  ``by``: who lets them in.
     """
 
     class Bounded(TenantSocket):
         buffer_limit = limit
         inbound = held
-        first_refused = highest
+        door = by
 
         def stalled(self) -> None:
             on_stalled(self)
-
-        def refused(self) -> None:
-            on_refused()
 
     return Bounded

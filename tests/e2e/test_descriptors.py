@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidMessage
 
+from broker.sockets.admin import ADMIN_SOCKETS
 from tests.e2e.processes import killed
 from tests.kit.broker import Broker, running_broker
 from tests.kit.client import connected
@@ -25,13 +26,13 @@ HELD_S = float(size(1, 3))
 
 
 @contextmanager
-def flooded(broker: Broker) -> Iterator[None]:
+def flooded(port: int) -> Iterator[None]:
     """Connections that say nothing, more than the broker has descriptors."""
     with ExitStack() as stack:
         for _ in range(FLOOD):
             sock = stack.enter_context(socket.socket())
             sock.setblocking(False)
-            sock.connect_ex(("127.0.0.1", broker.port))
+            sock.connect_ex(("127.0.0.1", port))
         yield
 
 
@@ -56,7 +57,7 @@ async def test_a_flood_of_connections_takes_nothing_from_who_is_there(loop: str,
             async with connected(broker.url, hello={}) as client:
                 await client.turn("hello")
                 refused = broker.metric("broker_limits_refused_total", limit="descriptors")
-                with flooded(broker):
+                with flooded(broker.port):
                     await eventually(lambda: open_count(broker) > DESCRIPTORS // 2, 10)
                     began = time.monotonic()
                     while time.monotonic() - began < HELD_S:
@@ -78,6 +79,40 @@ async def test_a_flood_of_connections_takes_nothing_from_who_is_there(loop: str,
         assert not broker.log_events("process.start_failed")
         await broker.wait_spares(2)
         await eventually(lambda: open_count(broker) <= before + 2, 10)
+
+
+@pytest.mark.parametrize("loop", [pytest.param("asyncio", marks=pytest.mark.full), "uvloop"])
+async def test_a_flood_of_the_admin_port_takes_nothing_either(loop: str, tmp_path: Path) -> None:
+    """A killed CLI comes back, and the metrics are there when the flood is over."""
+    prefix = ["prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}"]
+    async with running_broker(tmp_path, {"server": {"loop": loop}}, prefix=prefix) as broker:
+        await broker.wait_spares(2)
+        before = open_count(broker)
+        async with connected(broker.url, hello={}) as client:
+            await client.turn("hello")
+            with flooded(broker.admin):
+                await eventually(lambda: bool(broker.log_events("connection.no_descriptor")))
+                await killed(broker, client)
+                await client.until(lambda frame: frame.get("state") == "restored")
+                assert (await client.turn("hello"))["type"] == "broker.turn_completed"
+                assert open_count(broker) <= before + ADMIN_SOCKETS + 10
+            await eventually(lambda: open_count(broker) <= before + 4, 10)
+        assert broker.metric("broker_limits_refused_total", limit="descriptors") > 0
+        assert broker.log_events("connection.no_descriptor")[0]["port"] == "admin"
+        assert "Traceback" not in broker.log_text()
+        assert not broker.log_events("process.start_failed")
+
+
+async def test_metrics_in_a_flood_of_the_public_port(tmp_path: Path) -> None:
+    """Probes are answered though tenants' sockets have all descriptors that they may have."""
+    prefix = ["prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}"]
+    config = {"server": {"hello_timeout_s": 60}}
+    async with running_broker(tmp_path, config, prefix=prefix) as broker:
+        await broker.wait_spares(2)
+        with flooded(broker.port):
+            await eventually(lambda: bool(broker.log_events("connection.no_descriptor")))
+            assert broker.metric("broker_limits_refused_total", limit="descriptors") > 0
+            assert broker.get("/livez", admin=True)[0] == 200
 
 
 async def served(broker: Broker) -> float:

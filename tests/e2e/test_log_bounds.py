@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.beside import forget_peak, no_bug, peak_mb
+from tests.e2e.beside import no_bug
 from tests.kit.broker import Broker, running_broker, started_broker
 from tests.kit.client import Client, connected
-from tests.kit.raw import Cut, client_frame, raw_connection
 from tests.kit.sipper import sipper
 from tests.oracle import Oracle
 from tests.waiting import eventually
@@ -111,39 +110,3 @@ def held_by_kernel(port: int) -> int:
         if int(fields[2].rpartition(":")[2], 16) == port:
             return int(fields[4].partition(":")[0], 16)
     return 0
-
-
-# -- inbound ---------------------------------------------------------------------------------------------------------
-
-HALF = b'{"type":"user_message","content":"' + b"x" * (6 * MEBIBYTE)
-
-
-async def test_messages_on_their_way_are_bounded_in_all(tmp_path: Path) -> None:
-    """Of clients that stop in the middle of a large message those with the largest share are closed with 1009; one
-    that says little is served, and a large message still goes through."""
-    config: dict[str, Any] = {"cli": QUIET, "server": {"max_inbound_bytes": 16 * MEBIBYTE}}
-    async with running_broker(tmp_path, config) as broker, AsyncExitStack() as stack:
-        other = await stack.enter_async_context(connected(broker.url, hello={"session": {"id": "one"}}))
-        resident, watching = forget_peak(broker), {"session": {"mode": "resume", "id": "one"}, "role": "observer"}
-        closed: list[int | None] = []
-        for number in range(5):
-            raw = await stack.enter_async_context(raw_connection(broker.port))
-            await raw.send({"type": "broker.hello", **watching})
-            await raw.receive()
-            # Half of them in one frame that does not end, half in a fragment.
-            data = client_frame(HALF + b"x" * number, final=number % 2 == 0)
-            try:
-                await raw.send_raw(data if number % 2 else data[:-1])
-                await eventually(lambda: refused(broker) >= max(0, number - 1))  # noqa: B023 - at once
-                await other.sync()
-            except Cut as cut:
-                closed.append(cut.code)
-        assert refused(broker) == 3
-        assert peak_mb(broker) - resident < 60
-        assert (await other.turn("x" * (4 * MEBIBYTE), "m-1"))["is_error"] is False
-        assert no_bug(broker)
-
-
-def refused(broker: Broker) -> float:
-    """How often a socket was closed because all of them held too much."""
-    return broker.metric("broker_limits_refused_total", limit="max_inbound_bytes")

@@ -382,6 +382,8 @@ def test_the_text_form_of_a_config_hides_the_environment() -> None:
         ("turn.timeout_s = 10\nturn.first_token_timeout_s = 11", "turn.first_token_timeout_s"),
         ("replay.bytes = 4096\nreplay.total_bytes = 2048", "replay.bytes"),
         ("server.hello_max_bytes = 4096\nserver.max_message_bytes = 2048", "server.hello_max_bytes"),
+        ("server.max_message_bytes = 4096\nserver.max_inbound_bytes = 2048", "server.max_inbound_bytes"),
+        ("server.max_inbound_bytes = 1000000", "server.max_inbound_bytes"),
     ],
 )
 def test_a_contradiction_is_refused_and_named(tmp_path: Path, text: str, path: str) -> None:
@@ -409,7 +411,7 @@ def test_a_contradiction_is_refused_and_named(tmp_path: Path, text: str, path: s
     ],
 )
 def test_what_does_not_contradict_is_accepted(tmp_path: Path, text: str) -> None:
-    """A single written value never quarrels with a default."""
+    """A single written value quarrels with no default, where the default would not make it useless."""
     load(in_file(tmp_path, text + "\n"), {}, {})
 
 

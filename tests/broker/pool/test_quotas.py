@@ -19,9 +19,15 @@ def refused(asks: Callable[[], object]) -> QuotaExceeded:
 
 
 def test_every_limit_is_counted_by_its_key() -> None:
-    """Each key of ``[limits]`` has its label; the burst is counted with its rate.  Three are the server's own."""
+    """Each key of ``[limits]`` has its label; the burst is counted with its rate.  The others are the server's own."""
     keys = set(Limits.__struct_fields__) - {"messages_burst"}
-    others = {"max_inbound_bytes", "max_unauthenticated", "max_unauthenticated_per_ip", "descriptors"}
+    others = {
+        "max_inbound_bytes",
+        "send_deadline_s",
+        "max_unauthenticated",
+        "max_unauthenticated_per_ip",
+        "descriptors",
+    }
     assert {limit.value for limit in Limit} == keys | others
 
 

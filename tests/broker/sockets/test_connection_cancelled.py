@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed
 
 from broker.auth import Authenticator
 from broker.config.settings import Settings
+from broker.sockets.door import Door
 from broker.sockets.http import PublicSite
 from broker.sockets.listing import Listing
 from broker.sockets.server import Server
@@ -64,7 +65,8 @@ def server(found: Stage) -> Struck:
     settings = Settings(found.config)
     auth = Authenticator(settings)
     site = PublicSite(settings, Ready(found), listing=Listing(auth, found.registry, found.metrics))
-    return Struck(settings, found.registry, found.pool, auth, found.metrics, site)
+    door = Door("public", found.metrics, lambda: None)
+    return Struck(settings, found.registry, found.pool, auth, found.metrics, site, door)
 
 
 async def visit(port: int) -> None:
