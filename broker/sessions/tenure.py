@@ -6,6 +6,7 @@ whole ownership of a process.  Callers: ``broker.sessions.opening`` waits in ``w
 have to be read together.
 """
 
+import math
 import time
 import uuid
 from collections.abc import Callable
@@ -64,6 +65,8 @@ class Tenure:
         self._wake = anyio.Event()
         self._scope: anyio.CancelScope | None = None
         self.lease: Lease | None = None
+        self.processless_since = -math.inf
+        """When its last process was gone with all that it had started; infinite from the wish for one on."""
         self.succession = Succession(base, again)
         self.note: Callable[[], None] = lambda: None
         """Something of what outlives the broker may have changed."""
@@ -266,6 +269,7 @@ class Tenure:
             choice, session.key[0], self.limits, again=again, on_position=self.lobby.tell_position
         )
         lease: Lease | None = None
+        self.processless_since = math.inf
         try:
             async with lease_it as lease:
                 self.lobby.tell_position(0)
@@ -275,6 +279,8 @@ class Tenure:
             if lease is not None:  # two processes on one transcript would interleave their lines
                 with anyio.CancelScope(shield=True), anyio.move_on_after(self._stop_bound):
                     await lease.process.exited.wait()
+            if lease is None or lease.process.exited.is_set():
+                self.processless_since = time.monotonic()
 
     async def _serve(self, lease: Lease, *, was_restored: bool, began_over: bool) -> None:
         session = self.session
