@@ -180,6 +180,9 @@ class Tenure:
                 else:
                     await self._sleep([])
             await self._leave_nothing()
+        except Exception as error:
+            self.session.terminals.fail_for(error)
+            raise
         finally:
             self.lobby.give_up(BrokerError(ErrorCode.INTERNAL, "the session has ended", close=CloseCode.INTERNAL))
             self.session.detach_process(FailureReason.DRAINING, "the broker is stopping")
@@ -306,6 +309,9 @@ class Tenure:
             self.lobby.succeed()
             session.start_next()
             await self._live(lease)
+        except Exception as error:
+            session.terminals.fail_for(error)
+            raise
         finally:
             self._unbind(lease)
 
