@@ -139,7 +139,7 @@ class App:
 
     def _sweep_at_start(self) -> None:
         """Remove what an earlier run left and is no conversation's, as far as the index knows all of them."""
-        sleepers = Sleepers(self._store)
+        sleepers = Sleepers(self._store, self.metrics)
         for tenant, _, session in sleepers.unreadable:
             log.error("session.unreadable", tenant=tenant, session=session)
         is_whole = not (self._store.was_damaged or self._store.was_missing or sleepers.unreadable)
@@ -203,7 +203,7 @@ class App:
         self._orphans_killed = await kill_adopted()
         kept: set[str] | None = None
         try:
-            kept = Sleepers(self._store).directories
+            kept = Sleepers(self._store, self.metrics).directories
         except StoreFailed as error:
             log.warning("store.failed", operation="sweep", error=str(error))
         await anyio.to_thread.run_sync(self._launcher.sweep_directories, kept)

@@ -81,7 +81,7 @@ class Window:
     def wait_s(self, limit: int, now: float) -> float:
         """Seconds until it has happened less than ``limit`` times; 0.0 when that is so.  ``limit`` is at least 1."""
         excess = self.count(now) - limit
-        return 0.0 if excess < 0 else self._times[excess] + self._seconds - now
+        return 0.0 if excess < 0 else self._seconds - (now - self._times[excess])
 
 
 class Allowance:

@@ -67,11 +67,14 @@ def kill_children() -> int:
     ``SWEEP_DEADLINE_S``: killing one may hand its own children over.
     """
     killed = 0
+    spared: set[int] = set()
     deadline = time.monotonic() + SWEEP_DEADLINE_S
-    while (found := children_of(os.getpid())) and time.monotonic() < deadline:
+    while (found := set(children_of(os.getpid())) - spared) and time.monotonic() < deadline:
         for pid in found:
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(pid, signal.SIGKILL)
+            if not _is_signalled(pid):
+                spared.add(pid)
+                continue
+            with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
                 killed += 1
     return killed
@@ -112,21 +115,31 @@ def _is_killed(pid: int, is_meant: Callable[[int], bool]) -> bool:
     return True
 
 
+def _is_signalled(pid: int) -> bool:
+    """SIGKILL to a child.  False where that is not allowed (it runs a setuid program, say), or it is gone."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
 async def _kill(is_meant: Callable[[int], bool]) -> int:
     killed = 0
+    spared: set[int] = set()
     deadline = time.monotonic() + SWEEP_DEADLINE_S
     while time.monotonic() < deadline:
         try:
-            found = [pid for pid in children_of(os.getpid()) if pid not in awaited and is_meant(pid)]
+            found = [pid for pid in children_of(os.getpid()) if pid not in awaited | spared and is_meant(pid)]
         except OSError:  # no file descriptor is left
             await anyio.sleep(RETRY_S)
             continue
         if not found:
             break
-        for pid in found:
-            os.kill(pid, signal.SIGKILL)
-            killed += 1
-        await _reap(found)
+        signalled = [pid for pid in found if _is_signalled(pid)]
+        spared |= {*found} - {*signalled}
+        killed += len(signalled)
+        await _reap(signalled)
     return killed
 
 

@@ -67,7 +67,7 @@ class _Stdout(asyncio.Protocol):
             self._transport.pause_reading()
             self._go_on()
         elif lines:
-            self._process.on_lines(lines)
+            self._process.hand_on(lines)
 
     def _go_on(self) -> None:
         if self._transport.is_closing():
@@ -77,7 +77,7 @@ class _Stdout(asyncio.Protocol):
         lines = self._waiting[self._at : self._at + share]
         self._at += len(lines)
         if lines:
-            self._process.on_lines(lines)
+            self._process.hand_on(lines)
         if self._at < len(self._waiting):
             asyncio.get_running_loop().call_soon(self._go_on)
         else:
@@ -117,7 +117,7 @@ class Process:
         """Set once the process is dead, its stdout read to the end (or given up) and its tree killed."""
         self._stderr = bytearray()
         self.dead = asyncio.Event()
-        self._over_memory: str | None = None
+        self._end: tuple[FailureReason, str] | None = None
         self._pidfd = -1
         self._stdin: asyncio.WriteTransport | None = None
         self._readers: list[asyncio.ReadTransport] = []
@@ -190,6 +190,17 @@ class Process:
             raise ProcessError(FailureReason.CLI_PROTOCOL, "the process does not read its stdin")
         self._stdin.write(line)
 
+    def hand_on(self, lines: list[Line]) -> None:
+        """Give lines to whoever listens.  A bug there ends the process, whose pipe might never be read again: the event
+        loop logs it once, and nobody listens any more."""
+        try:
+            self.on_lines(lines)
+        except Exception:
+            self.on_lines = _ignore
+            self._end = self._end or (FailureReason.INTERNAL, "its output could not be taken")
+            self.kill()
+            raise
+
     @property
     def stderr_tail(self) -> str:
         """The last words of stderr, for an operator's log."""
@@ -221,11 +232,18 @@ class Process:
             group.start_soon(self._kill_when_silent)
             await self.dead.wait()
             group.cancel_scope.cancel()
-        with anyio.move_on_after(DRAIN_AFTER_DEATH_S):
-            await self.stdout_closed.wait()
-        await self._launch.cgroup.remove()
-        orphans.reap_strays()
-        await orphans.kill_marked(self._launch.marker, self.pid, self._launch.user)
+        try:
+            with anyio.move_on_after(DRAIN_AFTER_DEATH_S):
+                await self.stdout_closed.wait()
+            await self._launch.cgroup.remove()
+            orphans.reap_strays()
+            await orphans.kill_marked(self._launch.marker, self.pid, self._launch.user)
+        except Exception:  # it is dead all the same; after a cancel this is called again
+            self._has_exited()
+            raise
+        self._has_exited()
+
+    def _has_exited(self) -> None:
         self._close_pipes()
         self.exited.set()
 
@@ -262,7 +280,8 @@ class Process:
     def kill(self, because: str | None = None) -> None:
         """SIGKILL to the whole tree at once; ``exited`` follows.  ``because``: it holds too much memory, in words."""
         if self.returncode is None:
-            self._over_memory = self._over_memory or because
+            if because is not None:
+                self._end = self._end or (FailureReason.CLI_KILLED_MEMORY, because)
             self._kill_tree()
 
     def _kill_tree(self) -> None:
@@ -277,8 +296,8 @@ class Process:
     @property
     def end(self) -> tuple[FailureReason, str]:
         """Why a turn ends that it had, and in words that a tenant may read."""
-        if self._over_memory is not None:
-            return FailureReason.CLI_KILLED_MEMORY, self._over_memory
+        if self._end is not None:
+            return self._end
         code = self.returncode
         words = "stopped by the broker" if code is None else f"signal {-code}" if code < 0 else f"exit {code}"
         return FailureReason.CLI_EXITED, words

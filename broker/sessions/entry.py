@@ -57,9 +57,9 @@ class Entry:
 
     @property
     def place(self) -> Place | None:
-        """Where it lies, and whether anything may write there; None while it lies nowhere."""
+        """Where it lies, and since when nothing has written there; None while it lies nowhere."""
         directory = self.tenure.succession.directory
-        return None if directory is None else Place(directory, self.last_active if self.state == "hibernated" else None)
+        return None if directory is None else Place(directory, max(self.last_active, self.tenure.processless_since))
 
     @property
     def settles_until(self) -> float:
@@ -100,7 +100,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Asleep:
-    """A conversation of an earlier run that nobody has come back to."""
+    """A conversation of an earlier run, or whose task has failed, that nobody has come back to."""
 
     key: Key
     record: Record

@@ -25,15 +25,16 @@ MAX_OWED = 1024
 class Journal:
     """One conversation's.  Without a store nothing is kept."""
 
-    def __init__(self, key: Key, store: Store | None, metrics: Metrics) -> None:
+    def __init__(self, key: Key, store: Store | None, metrics: Metrics, *, is_used: bool = False) -> None:
         self._key = key
         self._store = store
         self._metrics = metrics
-        self._record = b""
+        self.record = b""
+        """As it was told last; empty before the first time."""
         self._is_record_owed = False
         self._owed: dict[str, Outcome] = {}
         self._has_told = False
-        self.is_used = False
+        self.is_used = is_used
         """A message was accepted: before, there is nothing that anybody would come back to."""
         self.on_first: Callable[[], None] = lambda: None
 
@@ -76,15 +77,15 @@ class Journal:
 
     def keep(self, record: bytes) -> None:
         """The conversation as it is now; harmless when nothing has changed."""
-        if record != self._record or self._is_record_owed:
-            self._record, self._is_record_owed = record, True
+        if record != self.record or self._is_record_owed:
+            self.record, self._is_record_owed = record, True
             self._pay("keep")
 
     def forget(self) -> None:
-        """The conversation is gone."""
+        """The conversation is gone.  What cannot be deleted the store owes."""
         self._owed.clear()
         self._is_record_owed = False
-        if self._store is not None:
+        if self._store is not None and self.is_used:
             try:
                 self._store.forget(self._key)
             except StoreFailed as error:
@@ -99,7 +100,7 @@ class Journal:
                 self._store.end(self._key, self._owed.items())
                 self._owed.clear()
             if self._is_record_owed:
-                self._store.keep(self._key, self._record)
+                self._store.keep(self._key, self.record)
                 self._is_record_owed = False
         except StoreFailed as error:
             self._failed(operation, error)

@@ -26,7 +26,7 @@ from broker.processes.child import Again
 from broker.sessions.branch import Budget, copy_conversation
 from broker.sessions.entry import Asleep, Entry
 from broker.sessions.journal import Journal
-from broker.sessions.record import take_up
+from broker.sessions.record import encode, take_up
 from broker.sessions.session import Session
 from broker.sessions.sleepers import Sleepers
 from broker.sessions.stores import Key, Store, StoreFailed
@@ -53,13 +53,13 @@ class Registry:
         self._pool = pool
         self._metrics = metrics
         self._store = store
-        self._sleepers = Sleepers(store)
+        self._sleepers = Sleepers(store, metrics)
         self._entries: dict[Key, Entry] = {}
         self._forking: Counter[str] = Counter()
         """Sessions on their way, by tenant."""
         self._scanning = anyio.CapacityLimiter(SCAN_THREADS)
         self._group: anyio.abc.TaskGroup | None = None
-        self._upkeep = Upkeep(settings, pool, self._entries, self._sleepers, self.delete, self._forget)
+        self._upkeep = Upkeep(settings, pool, self._entries, self._sleepers, self.delete)
         self.disk = DiskQuota(self._upkeep.places, metrics)
 
     @property
@@ -75,6 +75,7 @@ class Registry:
             while True:
                 await anyio.sleep(SWEEP_EVERY_S)
                 self._upkeep.bound_logs()
+                self._sleepers.settle()
                 await self._upkeep.end_unused(time.monotonic())
 
     # -- finding ---------------------------------------------------------------------------------------------------
@@ -128,7 +129,7 @@ class Registry:
         take_up(record.bound, session.exchange.bound)
         directory = self._pool.directory(record.directory)
         again = Again(directory, record.cli_session_id, fork_of=record.fork_of)
-        session.journal.is_used = True
+        session.journal.is_used, session.journal.record = True, encode(record)
         self._sleepers.take(asleep)
         entry = self._start(session, again=again)
         entry.created_at, entry.touched_at = record.created_at, asleep.last_active
@@ -147,11 +148,6 @@ class Registry:
         session = Session(key, identity, self._config, self._metrics)
         session.journal = Journal(key, self._store, self._metrics)
         return session
-
-    def _forget(self, asleep: Asleep) -> None:
-        """It is no more, though nobody came back for it."""
-        self._sleepers.take(asleep)
-        Journal(asleep.key, self._store, self._metrics).forget()
 
     def _check_room(self, identity: Identity) -> None:
         tenant, cap = identity.tenant, identity.limits.tenant_sessions
@@ -256,7 +252,8 @@ class Registry:
             await entry.tenure.run()
         except Exception:
             log.exception("session.failed", tenant=key[0], session=key[2])
-            entry.session.detach_process(FailureReason.INTERNAL, "the session failed")
+            if self._entries.get(key) is entry:
+                self._sleepers.lay_down(key, entry.session.journal.record)
             for reader in list(entry.session.readers):
                 reader.close_soon(CloseCode.INTERNAL, "internal")
         finally:

@@ -1,20 +1,28 @@
-"""Conversations of an earlier run of the broker that nobody has come back to: records, and no more.
+"""Conversations of an earlier run of the broker, or whose task has failed, that nobody has come back to: records, and
+no more.
 
 Owner: ``broker.sessions.registry``, which makes a session of one when somebody comes.
 """
 
+import time
 from collections.abc import Iterator
 
-from broker.sessions.entry import Asleep
+from msgspec.structs import replace
+
+from broker.metrics import Metrics
+from broker.sessions.entry import EPOCH_S, Asleep
+from broker.sessions.journal import Journal
 from broker.sessions.record import decode
-from broker.sessions.stores import Key, Store
+from broker.sessions.stores import Key, Store, StoreFailed
 
 
 class Sleepers:
     """All of them, by key.  ``store`` None: none are kept."""
 
-    def __init__(self, store: Store | None) -> None:
+    def __init__(self, store: Store | None, metrics: Metrics) -> None:
         """Read the index.  Raises ``StoreFailed``."""
+        self._store = store
+        self._metrics = metrics
         self._found: dict[Key, Asleep] = {}
         self.unreadable: list[Key] = []
         """Their records say nothing, so which folders are theirs is not known either."""
@@ -43,9 +51,29 @@ class Sleepers:
             if asleep.key[0] == tenant and subject in (None, asleep.key[1]):
                 yield asleep
 
+    def lay_down(self, key: Key, data: bytes) -> None:
+        """Its task has failed: whoever comes back to it wakes it, as after a restart.  ``data``: its last record, empty
+        when it has none; its process has only just gone."""
+        record = decode(data)
+        if self._store is not None and record is not None:
+            self._found[key] = Asleep(key, replace(record, last_active=time.monotonic() + EPOCH_S))
+
     def take(self, asleep: Asleep) -> None:
         """It is a session now, or gone."""
         del self._found[asleep.key]
+
+    def forget(self, asleep: Asleep) -> None:
+        """It is gone, though nobody came back for it."""
+        self.take(asleep)
+        Journal(asleep.key, self._store, self._metrics, is_used=True).forget()
+
+    def settle(self) -> None:
+        """Let the index delete what it could not before; the journals of those are gone, and have told of it."""
+        if self._store is not None:
+            try:
+                self._store.settle()
+            except StoreFailed:
+                self._metrics.store_failed("forget")
 
     def unused_since(self, moment: float) -> list[Asleep]:
         """Those that were last used before ``moment``, a monotonic time."""

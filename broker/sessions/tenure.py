@@ -6,6 +6,7 @@ whole ownership of a process.  Callers: ``broker.sessions.opening`` waits in ``w
 have to be read together.
 """
 
+import math
 import time
 import uuid
 from collections.abc import Callable
@@ -64,6 +65,8 @@ class Tenure:
         self._wake = anyio.Event()
         self._scope: anyio.CancelScope | None = None
         self.lease: Lease | None = None
+        self.processless_since = -math.inf
+        """When its last process was gone with all that it had started; infinite from the wish for one on."""
         self.succession = Succession(base, again)
         self.note: Callable[[], None] = lambda: None
         """Something of what outlives the broker may have changed."""
@@ -177,6 +180,9 @@ class Tenure:
                 else:
                     await self._sleep([])
             await self._leave_nothing()
+        except Exception as error:
+            self.session.terminals.fail_for(error)
+            raise
         finally:
             self.lobby.give_up(BrokerError(ErrorCode.INTERNAL, "the session has ended", close=CloseCode.INTERNAL))
             self.session.detach_process(FailureReason.DRAINING, "the broker is stopping")
@@ -266,6 +272,7 @@ class Tenure:
             choice, session.key[0], self.limits, again=again, on_position=self.lobby.tell_position
         )
         lease: Lease | None = None
+        self.processless_since = math.inf
         try:
             async with lease_it as lease:
                 self.lobby.tell_position(0)
@@ -275,6 +282,8 @@ class Tenure:
             if lease is not None:  # two processes on one transcript would interleave their lines
                 with anyio.CancelScope(shield=True), anyio.move_on_after(self._stop_bound):
                     await lease.process.exited.wait()
+            if lease is None or lease.process.exited.is_set():
+                self.processless_since = time.monotonic()
 
     async def _serve(self, lease: Lease, *, was_restored: bool, began_over: bool) -> None:
         session = self.session
@@ -300,6 +309,9 @@ class Tenure:
             self.lobby.succeed()
             session.start_next()
             await self._live(lease)
+        except Exception as error:
+            session.terminals.fail_for(error)
+            raise
         finally:
             self._unbind(lease)
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import structlog
 
+from broker.errors import BrokerError, ProcessError
 from broker.metrics import Metrics
 from broker.processes.process import Process
 from broker.sessions.exchange import Exchange
@@ -19,6 +20,7 @@ from broker.turns.turn import Turn
 from broker.turns.turns import Ended, Turns
 from protocol.cli import Result
 from protocol.codes import FailureReason
+from protocol.errors import ClientError
 from protocol.frames import ServerFrame, TurnCompleted, TurnFailed
 
 log = structlog.get_logger(__name__)
@@ -104,6 +106,12 @@ class Terminals:
     def fail_queued(self, reason: FailureReason, detail: str) -> None:
         """Every queued message ends unwritten."""
         self.publish([(frame, None) for frame in self._session.turns.fail_queued(reason, detail)])
+
+    def fail_for(self, error: Exception) -> None:
+        """Every message ends where ``error`` is a bug; what is foreseen is told by whoever stops it."""
+        if not isinstance(error, BrokerError | ClientError | ProcessError | OSError):
+            self.fail_running(FailureReason.INTERNAL, "the session failed")
+            self.fail_queued(FailureReason.INTERNAL, "the session failed: nothing was written")
 
     def publish(self, ended: list[Ended]) -> None:
         """Tell everybody, count it and log it."""

@@ -15,7 +15,7 @@ from broker.config.settings import Settings
 from broker.pool.disk_quota import Place
 from broker.pool.pool import Pool
 from broker.pool.relief import Idle, chosen
-from broker.sessions.entry import Asleep, Entry
+from broker.sessions.entry import Entry
 from broker.sessions.sleepers import Sleepers
 from broker.sessions.stores import Key
 
@@ -25,7 +25,7 @@ DAY_S = 86400.0
 
 
 class Upkeep:
-    """``entries`` and ``sleepers`` are the registry's; ``delete`` and ``forget`` are how it ends one of them."""
+    """``entries`` and ``sleepers`` are the registry's; ``delete`` is how it ends an entry."""
 
     def __init__(
         self,
@@ -34,14 +34,12 @@ class Upkeep:
         entries: Mapping[Key, Entry],
         sleepers: Sleepers,
         delete: Callable[[Entry], None],
-        forget: Callable[[Asleep], None],
     ) -> None:
         self._settings = settings
         self._pool = pool
         self._entries = entries
         self._sleepers = sleepers
         self._delete = delete
-        self._forget = forget
         pool.on_pressure = self._relieve
 
     def bound_logs(self) -> None:
@@ -74,7 +72,7 @@ class Upkeep:
                 self._delete(entry)
         for asleep in self._sleepers.unused_since(moment):
             log.info("session.retired", tenant=asleep.key[0], session=asleep.key[2])
-            self._forget(asleep)
+            self._sleepers.forget(asleep)
             await anyio.to_thread.run_sync(self._pool.directory(asleep.record.directory).wipe)
 
     def places(self, tenant: str) -> list[Place]:

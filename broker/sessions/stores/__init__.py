@@ -50,7 +50,10 @@ class Store(Protocol):
         """How messages have ended; ids that are unknown are passed over."""
 
     def forget(self, key: Key) -> None:
-        """A conversation and its ids are gone."""
+        """A conversation and its ids are gone.  When it fails it is owed: it comes before whatever is kept next."""
+
+    def settle(self) -> None:
+        """Do what is owed, if anything is."""
 
     def close(self) -> None:
         """Nothing more is asked.  Harmless when closed."""

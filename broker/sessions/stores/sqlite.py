@@ -69,6 +69,8 @@ class SqliteStore:
         """
         self.was_damaged = False
         self._accepted = 0
+        self._owed: dict[Key, None] = {}
+        """Conversations that are gone and could not be deleted yet; as many as have a record at most."""
         self._waiting = WAITING + _boot()
         try:
             self._db, self.was_missing = _opened(path)
@@ -83,12 +85,12 @@ class SqliteStore:
         self._file = _identity(path)
 
     def conversations(self) -> list[tuple[Key, bytes]]:
-        with self._transaction() as db:
+        with self._transaction(writes=False) as db:
             rows = db.execute("SELECT tenant, subject, id, record FROM conversation").fetchall()
         return [((tenant, subject, session_id), record) for tenant, subject, session_id, record in rows]
 
     def messages(self, key: Key) -> list[tuple[str, bytes, Noted]]:
-        with self._transaction() as db:
+        with self._transaction(writes=False) as db:
             rows = db.execute(MESSAGES, key).fetchall()
         known: dict[str | None, Noted] = {
             "completed": "completed", "failed": "failed", self._waiting: "waiting",
@@ -125,20 +127,30 @@ class SqliteStore:
             )
 
     def forget(self, key: Key) -> None:
-        with self._transaction() as db:
-            db.execute("DELETE FROM conversation WHERE tenant = ? AND subject = ? AND id = ?", key)
-            db.execute("DELETE FROM message WHERE tenant = ? AND subject = ? AND id = ?", key)
+        self._owed[key] = None
+        self.settle()
+
+    def settle(self) -> None:
+        if self._owed:
+            with self._transaction():
+                pass  # it begins with what is owed
 
     def close(self) -> None:
         self._db.close()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, writes: bool = True) -> Iterator[sqlite3.Connection]:
+        """What is owed comes first: the id of a conversation that is gone may be another's by now."""
         if _identity(self._path) != self._file:  # what is written to it now is gone with this process
             raise StoreFailed(f"{self._path}: the file was removed or replaced while the broker runs")
         with _translated(self._path), self._db:
             self._db.execute("BEGIN")
+            for key in self._owed if writes else ():
+                self._db.execute("DELETE FROM conversation WHERE tenant = ? AND subject = ? AND id = ?", key)
+                self._db.execute("DELETE FROM message WHERE tenant = ? AND subject = ? AND id = ?", key)
             yield self._db
+        if writes:
+            self._owed.clear()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

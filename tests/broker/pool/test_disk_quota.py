@@ -1,8 +1,9 @@
 """How much room a tenant's conversations may take: who is refused, and what a look costs."""
 
+import math
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from broker.metrics import Metrics
 from broker.pool import disk_quota
 from broker.pool.disk_quota import SETTLED_S, WAIT_S, DiskQuota, Place
 from broker.pool.quotas import QuotaExceeded
+from broker.processes.folder_size import ASK_EVERY, Count, measure
 from broker.processes.session_directory import SessionDirectory
 from protocol.codes import CloseCode, Limit
 from tests.soak import size
@@ -31,12 +33,12 @@ class Disk:
         self.metrics = Metrics()
         self.quota = DiskQuota(lambda tenant: self.places, self.metrics)
 
-    def add(self, name: str, kib: int, last_active: float | None = None) -> Path:
-        """A conversation with a file of that size."""
+    def add(self, name: str, kib: int, quiet_since: float = math.inf) -> Path:
+        """A conversation with a file of that size, and by default with a process."""
         directory = SessionDirectory(self.root / name)
         directory.create()
         (directory.work / "file").write_bytes(os.urandom(kib * 1024))
-        self.places.append(Place(directory, last_active))
+        self.places.append(Place(directory, quiet_since))
         return directory.work
 
     async def is_refused(self, limits: Limits = CAP) -> bool:
@@ -123,6 +125,93 @@ async def test_a_look_stops_when_its_time_is_over_and_goes_on_the_next_time(
         assert not await disk.is_refused()
         monkeypatch.setattr(disk_quota, "LOOK_S", 60.0)
         assert await disk.is_refused()
+
+
+async def test_what_a_look_leaves_in_the_middle_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What sleeps comes first in the next look then; until it was counted whole, what is known of it counts."""
+    real = measure
+    cut: set[str] = set()
+
+    def cutting(root: Path, deadline: float, is_stopped: Callable[[], bool]) -> Count:
+        return Count(0, is_whole=False) if root.name in cut else real(root, deadline, is_stopped)
+
+    monkeypatch.setattr(disk_quota, "measure", cutting)
+    async with looking(tmp_path, monkeypatch) as disk:
+        disk.add("first", 10)
+        disk.add("second", 3000, -1000.0)
+        cut.add("second")
+        assert not await disk.is_refused()
+        cut.clear()
+        assert await disk.is_refused()
+        disk.places[1] = disk.places[1]._replace(quiet_since=math.inf)
+        disk.places.reverse()
+        disk.places.append(disk.places.pop(0))
+        cut.add("second")
+        assert await disk.is_refused()
+
+
+async def test_what_is_too_much_for_a_look_is_above_every_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else large files could hide behind many empty ones.  It is told once, and over once there was time to count."""
+    real = measure
+    is_slow = True
+
+    def slow(root: Path, deadline: float, is_stopped: Callable[[], bool]) -> Count:
+        return real(root, 0.0 if is_slow and root.name == "many" else deadline, is_stopped)
+
+    monkeypatch.setattr(disk_quota, "measure", slow)
+    async with looking(tmp_path, monkeypatch) as disk:
+        work = disk.add("many", 1, -1000.0)
+        for number in range(2 * ASK_EVERY):
+            (work / f"{number}").touch()
+        for _ in range(3):
+            assert await disk.is_refused(Limits(tenant_disk_mb=2**30))
+        disk.add("other", 10)
+        assert await disk.is_refused(Limits(tenant_disk_mb=2**30))
+        is_slow = False
+        assert not await disk.is_refused()
+    assert capsys.readouterr().out.count("disk.uncountable") == 1
+
+
+async def test_what_was_written_between_the_last_look_and_the_rest_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that idles long after its last use may write until it ends: only then is the directory quiet."""
+    async with looking(tmp_path, monkeypatch) as disk:
+        work = disk.add("one", 10)
+        assert not await disk.is_refused()
+        (work / "more").write_bytes(os.urandom(3 * 2**20))
+        disk.places[0] = disk.places[0]._replace(quiet_since=time.monotonic())
+        assert await disk.is_refused()
+
+
+async def test_a_check_during_a_look_is_no_look_at_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is due once a minute, however many ask in between, and then also while they do."""
+    asked: list[str] = []
+
+    def places(tenant: str) -> list[Place]:
+        asked.append(tenant)
+        return []
+
+    quota = DiskQuota(places, Metrics())
+    monkeypatch.setattr(disk_quota, "FRESH_S", 0.0)
+    async with anyio.create_task_group() as group:
+        group.start_soon(quota.run)
+        await quota.check("third", CAP)
+        for _ in range(20):
+            async with anyio.create_task_group() as both:
+                both.start_soon(quota.check, "first", CAP)
+                both.start_soon(quota.check, "second", CAP)
+        assert asked.count("third") == 1
+        group.cancel_scope.cancel()
+    monkeypatch.setattr(disk_quota, "LOOK_EVERY_S", 0.02)
+    async with anyio.create_task_group() as group:
+        group.start_soon(quota.run)
+        with anyio.fail_after(20):
+            while asked.count("third") < 3:
+                await quota.check("first", CAP)
+        group.cancel_scope.cancel()
 
 
 async def test_many_directories_hold_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

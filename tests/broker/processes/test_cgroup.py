@@ -82,11 +82,24 @@ def members(cgroups: Cgroups) -> list[int]:
     return [int(word) for text in texts for word in text.split()]
 
 
+def are_settled(cgroups: Cgroups, count: int) -> bool:
+    """So many are there, and none of them starts another one any more: ``setsid`` forks, in the leader of a group."""
+    pids = members(cgroups)
+    return len(pids) == count and all(_command(pid) == "sleep" for pid in pids)
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 async def test_what_left_its_group_and_its_environment_is_killed(cgroups: Cgroups) -> None:
     """One write ends the whole tree, also behind a dead leader; the folder goes, no other is touched."""
     first, second = cgroups.plan("first"), cgroups.plan("second")
     with escaping(first) as popen, escaping(second) as other:
-        await eventually(lambda: len(members(cgroups)) == 6)
+        await eventually(lambda: are_settled(cgroups, 6))
         popen.kill()
         popen.wait()
         assert len(members(cgroups)) == 5
@@ -139,7 +152,7 @@ async def test_what_a_dead_broker_left_is_swept(cgroups: Cgroups, tmp_path: Path
     """Whoever has the state directory next ends it; with another state directory nobody does."""
     (tmp_path / "other").mkdir()
     with escaping(cgroups.plan("left")) as popen:
-        await eventually(lambda: len(members(cgroups)) == 3)
+        await eventually(lambda: are_settled(cgroups, 3))
         pids = members(cgroups)
         Cgroups.of(tmp_path / "other").sweep()
         assert members(cgroups) == pids

@@ -11,7 +11,9 @@ MIB = 2**20
 
 
 def size(root: Path, *, deadline: float | None = None) -> int:
-    return measure(root, time.monotonic() + 60 if deadline is None else deadline, lambda: False)
+    count = measure(root, time.monotonic() + 60 if deadline is None else deadline, lambda: False)
+    assert count.is_whole is (deadline is None)
+    return count.bytes
 
 
 def test_every_file_counts_with_its_blocks(tmp_path: Path) -> None:
@@ -46,9 +48,11 @@ def test_what_is_too_deep_to_be_looked_at_is_above_every_limit(tmp_path: Path) -
 
 
 def test_a_look_ends_at_its_deadline_or_when_it_is_stopped(tmp_path: Path) -> None:
-    """With what was counted until then."""
+    """With what was counted until then, and it says so."""
     for number in range(3 * ASK_EVERY):
         (tmp_path / f"{number}").write_bytes(b"x" * 4096)
     whole = size(tmp_path)
     assert 0 < size(tmp_path, deadline=0) < whole / 2
-    assert 0 < measure(tmp_path, time.monotonic() + 60, lambda: True) < whole / 2
+    stopped = measure(tmp_path, time.monotonic() + 60, lambda: True)
+    assert 0 < stopped.bytes < whole / 2
+    assert not stopped.is_whole

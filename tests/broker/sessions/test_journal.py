@@ -54,6 +54,9 @@ class Memory:
         self._check()
         self.records.clear()
 
+    def settle(self) -> None:
+        """Nothing is owed."""
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -126,6 +129,16 @@ def test_what_is_owed_is_bounded() -> None:
     store.is_full = False
     journal.keep(b"r")
     assert list(store.ids) == [f"m-{number}" for number in range(5, MAX_OWED + 5)]
+
+
+def test_what_was_never_used_is_not_forgotten() -> None:
+    """The store has nothing of it, so it can owe no more than it has kept."""
+    store, metrics = Memory(), Metrics()
+    store.is_full = True
+    Journal(KEY, store, metrics).forget()
+    assert (store.calls, failures(metrics, "forget")) == (0, 0)
+    Journal(KEY, store, metrics, is_used=True).forget()
+    assert (store.calls, failures(metrics, "forget")) == (1, 1)
 
 
 def test_without_a_store_nothing_is_kept() -> None:

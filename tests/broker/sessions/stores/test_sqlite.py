@@ -109,6 +109,25 @@ def test_a_full_disk_keeps_nothing_and_says_so(path: Path, store: SqliteStore) -
     assert len(store.conversations()) == 2
 
 
+def test_what_could_not_be_forgotten_is_owed(store: SqliteStore) -> None:
+    """It can be read meanwhile, and goes before anything else is kept: the id may be a new conversation's by then."""
+    store.keep(ANN, b"a")
+    store.accept(ANN, "m-1", b"1", is_waiting=False)
+    store.keep(BOB, b"b")
+    store._db.execute("PRAGMA query_only = 1")
+    for key in (ANN, BOB):
+        with pytest.raises(StoreFailed):
+            store.forget(key)
+    with pytest.raises(StoreFailed):
+        store.settle()
+    assert len(store.conversations()) == 2
+    assert store.messages(ANN) == [("m-1", b"1", None)]
+    store._db.execute("PRAGMA query_only = 0")
+    store.keep(ANN, b"another")
+    store.settle()
+    assert (store.conversations(), store.messages(ANN)) == ([(ANN, b"another")], [])
+
+
 def test_another_versions_file_is_refused_and_left_alone(path: Path, store: SqliteStore) -> None:
     """Nobody knows what it means."""
     store.close()
