@@ -86,6 +86,7 @@ async def test_a_flood_of_the_admin_port_takes_nothing_either(loop: str, tmp_pat
     """A killed CLI comes back, and the metrics are there when the flood is over."""
     prefix = ["prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}"]
     async with running_broker(tmp_path, {"server": {"loop": loop}}, prefix=prefix) as broker:
+        broker.expects("connection.no_descriptor")
         await broker.wait_spares(2)
         before = open_count(broker)
         async with connected(broker.url, hello={}) as client:
@@ -99,7 +100,6 @@ async def test_a_flood_of_the_admin_port_takes_nothing_either(loop: str, tmp_pat
             await eventually(lambda: open_count(broker) <= before + 4, 10)
         assert broker.metric("broker_limits_refused_total", limit="descriptors") > 0
         assert broker.log_events("connection.no_descriptor")[0]["port"] == "admin"
-        assert "Traceback" not in broker.log_text()
         assert not broker.log_events("process.start_failed")
 
 
@@ -108,6 +108,7 @@ async def test_metrics_in_a_flood_of_the_public_port(tmp_path: Path) -> None:
     prefix = ["prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}"]
     config = {"server": {"hello_timeout_s": 60}}
     async with running_broker(tmp_path, config, prefix=prefix) as broker:
+        broker.expects("connection.no_descriptor")
         await broker.wait_spares(2)
         with flooded(broker.port):
             await eventually(lambda: bool(broker.log_events("connection.no_descriptor")))
