@@ -121,13 +121,14 @@ class DiskQuota:
         due = time.monotonic() + LOOK_EVERY_S
         try:
             while True:
-                with anyio.move_on_after(max(0.0, due - time.monotonic())):
-                    await self._wish.wait()
+                if not self._wanted:
+                    self._wish = anyio.Event()
+                    with anyio.move_on_after(max(0.0, due - time.monotonic())):
+                        await self._wish.wait()
                 if (now := time.monotonic()) >= due:
                     due, since = now + LOOK_EVERY_S, now - WATCHED_S
                     self._want(tenant for tenant, figure in self._figures.items() if figure.asked_at >= since)
-                self._wish = anyio.Event()
-                while self._wanted:
+                if self._wanted:
                     tenant = next(iter(self._wanted))
                     del self._wanted[tenant]
                     await self._look(tenant)
