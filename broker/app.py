@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from broker import __version__
 from broker.auth import Authenticator
+from broker.config.places import place
 from broker.config.reload import Plan, plan
 from broker.config.settings import Settings
 from broker.config.tree import Config, contradictions, endpoint
@@ -132,7 +133,8 @@ class App:
 
     def _tell_ports(self, port_file: Path | None, port: int, admin: int) -> None:
         if port_file is not None:
-            _write_ports(port_file, port, admin)
+            with place("--port-file", "a file in a folder that can be written to"):
+                _write_ports(port_file, port, admin)
         print(f"chat page: {_page(self.settings.now.server.listen, port)}", flush=True)
         log.info("broker.listening", version=__version__, listen=port, admin=admin,
                  cli=self.pool_.cli_version, simulated=self.pool_.is_simulated)  # fmt: skip

@@ -58,7 +58,7 @@ class ResumeRefused(ProcessError):
 
 
 class SpareLost(ProcessError):
-    """A process that no conversation had used died while it was bound: another one may do.
+    """A process that no conversation had used died while it was bound, or answered nothing: another one may do.
 
     ``pool``: what it is counted under.
     """

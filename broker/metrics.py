@@ -138,7 +138,7 @@ class Metrics:
         )  # fmt: skip
         self._profile_misses.labels(OTHER)
         self._lost = counter(
-            "broker_pool_processes_lost_total", "Processes that died before they were bound.", ["pool"], pools
+            "broker_pool_processes_lost_total", "Processes dead or silent before they were bound.", ["pool"], pools
         )
         self._starts = histogram("broker_process_start_seconds", "From exec to ready.", ["pool"], START_BUCKETS, pools)
         self._faults = counter("broker_process_faults_total", "Memory, cgroups.", ["fault"], PROCESS_FAULTS)
@@ -217,7 +217,7 @@ class Metrics:
         self._profile_misses.labels(label).inc()
 
     def process_lost(self, pool: str) -> None:
-        """A process that nobody had used was leased, and died before it was bound."""
+        """A process that nobody had used was leased, and died or said nothing before it was bound."""
         self._lost(pool).inc()
 
     def pool_processes(self, pool: str, state: str, count: int) -> None:

@@ -44,6 +44,9 @@ SCRUB_VARIABLE = "CLAUDE_CODE_SUBPROCESS_ENV_SCRUB"
 MB_PER_PROCESS = 400
 """What one process of the CLI is budgeted with: about 120 MB of its own after start, and room for a long turn."""
 
+SMALLEST_PROCESS_MB = 256
+"""What the CLI itself needs: from 85 MB when it has started to 256 MB in a turn.  A lower ceiling kills every one."""
+
 
 class Server(Struct, frozen=True, forbid_unknown_fields=True):
     """The public listener."""
@@ -112,8 +115,8 @@ class Pool(Struct, frozen=True, forbid_unknown_fields=True):
     queue_timeout_s: Annotated[Seconds, _says("How long a tenant waits for a process.")] = 30
     max_waiting: Annotated[int, Meta(ge=0, le=1_000_000), _says("Tenants that may wait at once.")] = 1000
     process_memory_mb: Annotated[
-        Annotated[int, Meta(ge=64, le=2**20)] | None,
-        _says("A process is killed when it, and what it has started, hold more; null: no limit."),
+        Annotated[int, Meta(ge=SMALLEST_PROCESS_MB, le=2**20)] | None,
+        _says("A process is killed when it, and what it has started, hold more; null: no limit, in a file 1048576."),
     ] = 4096
     cgroup: Annotated[
         Literal["auto", "off"], _says("auto: a cgroup per process, to end its whole tree by, where they can be made.")

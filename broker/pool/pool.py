@@ -164,7 +164,7 @@ class Pool:
         wish = self._room.wish(slot.reserved_for)
         return Child(wish.choice.profile, wish.again)
 
-    def _recycle(self, *, only_dead: bool = False) -> None:
+    def _recycle(self, *, at_once: bool = False) -> None:
         """Retire spares that are not fit to be handed out; a replacement is started by the next plan."""
         now = time.monotonic()
         for slot in self._slots:
@@ -174,7 +174,7 @@ class Pool:
             assert child.process is not None
             if child.process.is_dead:
                 self._on_exit(slot, child)
-            elif not only_dead and (reason := unfit(child.process, now - slot.born_at, self.profiles[slot.profile])):
+            elif reason := unfit(child.process, now - slot.born_at, self.profiles[slot.profile], at_once=at_once):
                 log.info("pool.recycled", slot=slot.id, reason=reason)
                 self._slots.stop(slot)
                 child.scope.cancel()
@@ -339,7 +339,7 @@ class Pool:
         miss = None if choice.is_configured or again is not None else MissReason.NO_PROFILE
         if miss is not None:
             self._meet(choice, asked)
-        self._recycle(only_dead=True)
+        self._recycle(at_once=True)
         try:
             waiter = self._slots.acquire(choice.pool, tenant, asked, limits, own_start=bool(again or miss), miss=miss)
         except QuotaExceeded as full:

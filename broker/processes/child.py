@@ -167,4 +167,6 @@ async def _prove_ready(process: Process) -> None:
         await settled.wait()
         group.cancel_scope.cancel()
     if process.returncode is not None:
+        if process.end[0] is FailureReason.CLI_KILLED_MEMORY:
+            raise ProcessError(*process.end)
         raise ProcessError(FailureReason.CLI_EXITED, f"exited with {process.returncode} before it was ready")

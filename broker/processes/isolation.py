@@ -90,9 +90,9 @@ class Isolation:
         return os.pathsep.join(name for name in given.split(os.pathsep) if self._is_open(Path(name)))
 
     def _is_open(self, folder: Path) -> bool:
-        if self.users is None:
-            return folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
         try:
+            if self.users is None:
+                return folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
             return all(each.stat().st_mode & 0o005 == 0o005 for each in (folder.resolve(), *folder.resolve().parents))
         except OSError:
             return False

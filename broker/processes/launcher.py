@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from broker.config.launch_profile import LaunchProfile
+from broker.config.places import place
 from broker.config.tree import SCRUB_VARIABLE, Config
 from broker.errors import CliMissing, ConfigError, ProcessError
 from broker.processes import scrub
@@ -34,6 +35,7 @@ BASELINE = (
     "--strict-mcp-config",
 )
 """What every process is started with; the rest of its flags are its profile's."""
+STATE_DIR = "a folder, there or to be made, that the broker can write to"
 EVENTS = {
     "CLAUDE_CODE_STARTUP_FAILURE_RESULTS": "1",
     "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS": "1",
@@ -88,11 +90,12 @@ class Launcher:
     def claim_directory(self) -> None:
         """Keep ``state.dir`` for this process, until it ends: two brokers would sweep each other's conversations away.
 
-        Raises ``ConfigError`` when another one has it.
+        Raises ``ConfigError`` when another one has it, or it is no folder that can be written to.
         """
         folder = self._sessions.parent
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # no file that somebody could remove
+        with place("state.dir", STATE_DIR):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # no file that somebody could remove
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -109,8 +112,10 @@ class Launcher:
         """
         self.cgroups.sweep()
         kill_left_behind(self._sessions, self._user_ids)
-        self._sessions.mkdir(mode=0o700, parents=True, exist_ok=True)
-        others = [] if kept is None else [path for path in self._sessions.iterdir() if path.name not in kept]
+        with place("state.dir", STATE_DIR):
+            self._sessions.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = list(self._sessions.iterdir())
+        others = [] if kept is None else [path for path in found if path.name not in kept]
         if others and not is_whole:
             aside = next(path for n in count(1) if not (path := self._sessions.with_name(f"unknown-{n}")).exists())
             aside.mkdir(mode=0o700)

@@ -268,6 +268,8 @@ class Process:
         """
         if self._stdin is not None and not self._stdin.is_closing():
             self._stdin.close()
+        if self.is_stopped:  # it heeds neither; what is written to it waits for nothing
+            self.kill()
         with anyio.move_on_after(eof_grace_s):
             await self.dead.wait()
         if self.returncode is None:
@@ -315,6 +317,18 @@ class Process:
         if self.returncode is not None:
             return True
         return os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a signal has stopped the process (SIGSTOP), and none has let it go on: one system call, as above.
+
+        Of the process that was started: where wrappers stand before the CLI, a stopped CLI is not seen.
+        """
+        if self.returncode is not None:
+            return False
+        asked = os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        found = os.waitid(os.P_PIDFD, self._pidfd, asked)
+        return found is not None and found.si_code == os.CLD_STOPPED
 
     @property
     def resident_bytes(self) -> int:

@@ -28,6 +28,7 @@ class Bind:
         self._wake = wake
         self._gates: dict[str, Step] = {}
         self._refused: ClientError | None = None
+        self._has_answered = False
         self._gate = Gate(session, limits.mcp_bind_timeout_s, limits.bind_timeout_s)
         self._changes = Changes(session, self._gate)
 
@@ -39,7 +40,7 @@ class Bind:
         self._gate.reset()
         self._changes.reset(spawned)
         exchange.handshake.answer = None
-        self._refused, self._gates = None, {}
+        self._refused, self._gates, self._has_answered = None, {}, False
         steps = burst(exchange.bound, spawned)
         for step in steps:
             if step.request_id is None:
@@ -54,6 +55,7 @@ class Bind:
 
     def _on_answer(self, answer: Answer) -> None:
         step = self._gates.pop(answer.request_id)
+        self._has_answered = True
         if step.option == "initialize" and answer.error is None:
             self._session.exchange.handshake.answered(answer.response)
         if answer.error is not None and self._refused is None:
@@ -65,6 +67,11 @@ class Bind:
         if self._refused is not None:
             raise self._refused
         return not self._gates
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the process has answered nothing of what guards safety."""
+        return not self._has_answered
 
     # -- a live process --
 

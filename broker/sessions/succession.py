@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from broker.errors import ProcessError, ResumeRefused, SpareLost
 from broker.processes.child import Again, Lease
 from broker.processes.session_directory import SessionDirectory, Transcript
-from protocol.codes import Start
+from protocol.codes import FailureReason, Start
 
 
 @dataclass(slots=True)
@@ -55,3 +55,14 @@ class Succession:
             return SpareLost(detail, lease.pool)
         kind = ResumeRefused if self.again is not None and code is not None and code > 0 else ProcessError
         return kind(reason, detail)
+
+    def unheard(self, lease: Lease) -> ProcessError:
+        """End a process that has answered nothing by the bind's deadline; returns what its tenant is told.
+
+        It is killed: what does not answer heeds no stop ladder, and the tenant would wait for that.
+        """
+        lease.process.kill()
+        detail = "no answer within pool.bind_timeout_s"
+        if lease.start is not Start.RESTORED:
+            return SpareLost(detail, lease.pool)
+        return ProcessError(FailureReason.CLI_EXITED, detail)

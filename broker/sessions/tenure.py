@@ -40,20 +40,14 @@ log = structlog.get_logger(__name__)
 IDLE_LOOK_S = 3600.0
 """Longest sleep of a session without deadlines."""
 MAX_SECOND_TRIES = 2
-"""Processes that nobody had and that die while they are bound: so many cost their tenant nothing but time."""
+"""Processes that nobody had and that die, or are silent, while they are bound: so many cost their tenant only time."""
 
 
 class Tenure:
     """The processes of one session, one after another."""
 
     def __init__(
-        self,
-        session: Session,
-        pool: Pool,
-        config: Config,
-        *,
-        base: Again | None = None,
-        again: Again | None = None,
+        self, session: Session, pool: Pool, config: Config, *, base: Again | None = None, again: Again | None = None
     ) -> None:
         """``base``: what the first process takes up, of a conversation that branched off another one; ``again``: what
         the next one does, of a conversation of an earlier run."""
@@ -293,8 +287,13 @@ class Tenure:
         )
         try:
             async with self._pool.bind_turns.turn():
-                with anyio.fail_after(self._config.pool.bind_timeout_s):
-                    await self._bind_process(lease)
+                try:
+                    with anyio.fail_after(self._config.pool.bind_timeout_s):
+                        await self._bind_process(lease)
+                except TimeoutError:
+                    if self._bind.is_silent:
+                        raise self.succession.unheard(lease) from None
+                    raise
             session.is_binding = False
             self._adoption.succeed()
             lease.launch.directory.is_kept = True

@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ BAD_CONFIGURATIONS = {
     "too-many-spares": ("[pool]\nmax_processes = 2\n[pool.profiles.default]\nwarm = 3\n", "pool.profiles.*.warm"),
     "a-mode-that-is-none": ('[policy]\npermission_modes = ["always"]\n', "policy.permission_modes"),
     "a-plugin-that-is-not-there": ('[pool.profiles.a]\nplugin_dirs = ["no"]\n', "pool.profiles.a.plugin_dirs[0]"),
+    "less-memory-than-a-cli": ("[pool]\nprocess_memory_mb = 255\n", "pool.process_memory_mb"),
     "origin-with-a-path": ('[server]\nallowed_origins = ["https://x.org/a"]\n', "server.allowed_origins"),
     "not-toml": ("[server\n", "broker.toml"),
     "twice": ("[server]\n[server]\n", "broker.toml"),
@@ -139,6 +141,48 @@ async def test_a_second_broker_leaves_the_first_its_conversations(tmp_path: Path
         assert before
         assert sorted(str(path) for path in first.state.rglob("*.jsonl")) == before
         assert (await client.turn("still here"))["is_error"] is False
+
+
+STATE_DIRS: dict[str, Callable[[Path], Path]] = {
+    "a file": lambda folder: _file(folder / "file"),
+    "below a file": lambda folder: _file(folder / "file") / "state",
+    "a dangling link": lambda folder: _link(folder / "link", folder / "nowhere"),
+    "its sessions are a file": lambda folder: _file(_folder(folder / "state") / "sessions").parent,
+    "its index is a folder": lambda folder: _folder(folder / "state" / "index.db").parent,
+    "where none can be made": lambda folder: Path("/proc/nope"),
+}
+
+
+def _file(path: Path) -> Path:
+    path.write_text("")
+    return path
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True)
+    return path
+
+
+def _link(path: Path, target: Path) -> Path:
+    path.symlink_to(target)
+    return path
+
+
+@pytest.mark.parametrize("name", STATE_DIRS)
+async def test_a_state_dir_that_cannot_be_used_is_78(tmp_path: Path, name: str) -> None:
+    """One line that names the key and what is wrong with it."""
+    state = STATE_DIRS[name](tmp_path)
+    end = await ended(tmp_path, *PORTS, "--cli", "simulated", BROKER__STATE__DIR=str(state))
+    assert (end.code, end.out, end.err.count("\n")) == (78, "", 1), end
+    assert end.err.startswith(f"broker: state.dir: {state}" if "index" not in name else "broker: state.dir: the index")
+
+
+async def test_a_port_file_that_cannot_be_written_is_78(tmp_path: Path) -> None:
+    """The flag is named, and the broker does not stay."""
+    for file in (tmp_path / "no" / "ports.json", _folder(tmp_path / "folder")):
+        end = await ended(tmp_path, *PORTS, "--cli", "simulated", "--port-file", str(file))
+        assert (end.code, "Traceback" in end.err) == (78, False), end
+        assert "broker: --port-file: " in end.err
 
 
 async def test_flags_win_over_variables_over_the_file(tmp_path: Path) -> None:

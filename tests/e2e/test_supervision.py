@@ -23,13 +23,13 @@ from tests.waiting import eventually
 
 AT_ONCE = 4
 SILENCE_S = 2.0
-LIMIT_MB = 100
+LIMIT_MB = 256
 LONG = "[[sim tokens=400 itl_ms=10]] word"
 HOLDER = "[[sim grandchild=300 detached tokens=400 itl_ms=10]] word"
-SWOLLEN = "[[sim grow=150 tokens=1000 itl_ms=10]] word"
+SWOLLEN = "[[sim grow=280 tokens=1000 itl_ms=10]] word"
 TOOLS = {"options": {"allowed_tools": ["Bash"]}}
 SWOLLEN_TOOL = (
-    f"[[sim tool=\"Bash:{sys.executable} -S -c 'held = 150 * 1048576 * chr(120); input()' < /dev/zero\"]] word"
+    f"[[sim tool=\"Bash:{sys.executable} -S -c 'held = 280 * 1048576 * chr(120); input()' < /dev/zero\"]] word"
 )
 DEADLINE_S = 10.0
 """For what takes milliseconds on a quiet machine, and a second where memory is looked at."""
@@ -37,10 +37,20 @@ DEADLINE_S = 10.0
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory, oracle: Oracle) -> Iterator[Broker]:
-    """A broker with a short patience and little memory for each process."""
+    """A broker with a short patience."""
     config: dict[str, Any] = {"session": {"detach_timeout_s": 0}, "turn": {"idle_timeout_s": SILENCE_S}}
-    config["pool"] = {"process_memory_mb": LIMIT_MB, "profiles": {"default": {"warm": AT_ONCE}}}
+    config["pool"] = {"profiles": {"default": {"warm": AT_ONCE}}}
     with started_broker(tmp_path_factory.mktemp("supervision"), config) as found:
+        oracle.allow(pid=found.pid)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory, oracle: Oracle) -> Iterator[Broker]:
+    """A broker with little memory for each process; what swells is silent meanwhile."""
+    config: dict[str, Any] = {"session": {"detach_timeout_s": 0}}
+    config["pool"] = {"process_memory_mb": LIMIT_MB, "profiles": {"default": {"warm": AT_ONCE}}}
+    with started_broker(tmp_path_factory.mktemp("narrow"), config) as found:
         oracle.allow(pid=found.pid)
         yield found
 
@@ -174,43 +184,43 @@ async def test_a_cli_that_goes_on_in_time_is_left_alone(broker: Broker) -> None:
 
 
 @pytest.mark.timeout(LONG_S)
-async def test_a_cli_that_swells_is_killed(broker: Broker) -> None:
+async def test_a_cli_that_swells_is_killed(narrow: Broker) -> None:
     """Above ``pool.process_memory_mb``, by itself or by a tool that it has started; the neighbour is not touched."""
-    broker.expects("process.over_memory")
-    before = broker.metric("broker_process_faults_total", fault="memory")
+    narrow.expects("process.over_memory")
+    before = narrow.metric("broker_process_faults_total", fault="memory")
     count = size(4, 50)
     scenes = iter([SWOLLEN, SWOLLEN_TOOL] * count)
 
     async def scene() -> float:
-        async with connected(broker.url, hello=TOOLS) as client:
-            pid = cli_pid(broker, client)
+        async with connected(narrow.url, hello=TOOLS) as client:
+            pid = cli_pid(narrow, client)
             await client.say(next(scenes), "m-1")
             began = time.monotonic()
             end = await client.terminal("m-1")
             took = time.monotonic() - began
             assert (end["reason"], end["retryable"]) == ("cli_killed_memory", False), end
-            assert "pool.process_memory_mb = 100" in end["detail"]
-            await goes_on(broker, client)
+            assert f"pool.process_memory_mb = {LIMIT_MB}" in end["detail"]
+            await goes_on(narrow, client)
             left = of_client(client)
             assert pid not in [row.pid for row in left]
             assert len(left) == 1
             return took
 
-    async with connected(broker.url, hello={}) as neighbour:
+    async with connected(narrow.url, hello={}) as neighbour:
         await neighbour.turn("hello")
-        pid = cli_pid(broker, neighbour)
+        pid = cli_pid(narrow, neighbour)
         assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) == 500  # the machine's own choice spares the broker
         took = await in_turns(count, scene)
-        await goes_on(broker, neighbour)
-        assert cli_pid(broker, neighbour) == pid
-    assert broker.metric("broker_process_faults_total", fault="memory") - before == count
-    assert broker.metric("broker_stream_failures_total", reason="cli_killed_memory") == count
+        await goes_on(narrow, neighbour)
+        assert cli_pid(narrow, neighbour) == pid
+    assert narrow.metric("broker_process_faults_total", fault="memory") - before == count
+    assert narrow.metric("broker_stream_failures_total", reason="cli_killed_memory") == count
     print(told("swollen, from the turn's begin to its end", took))
 
 
 async def test_a_spare_that_swells_is_replaced(tmp_path: Path) -> None:
     """It is killed and counted, and nobody gets it; a reload with another limit holds at once."""
-    config: dict[str, Any] = {"cli": {"env": {"SIMULATOR_FAULTS": "grow=150"}}}
+    config: dict[str, Any] = {"cli": {"env": {"SIMULATOR_FAULTS": "grow=280"}}}
     config["pool"] = {"process_memory_mb": LIMIT_MB, "profiles": {"default": {"warm": 1}}}
     async with running_broker(tmp_path, config, wait_ready=False) as broker:
         broker.expects("process.over_memory")
@@ -225,6 +235,17 @@ async def test_a_spare_that_swells_is_replaced(tmp_path: Path) -> None:
             await client.say("[[sim tokens=130 itl_ms=10]] word")  # longer than from one look to the next
             end = await client.terminal()
             assert end["type"] == "broker.turn_completed", end
+
+
+async def test_a_start_that_swells_is_told_as_that(tmp_path: Path) -> None:
+    """Killed before it was ready: the log names the memory, not a bare signal."""
+    config: dict[str, Any] = {"cli": {"env": {"SIMULATOR_FAULTS": "grow=280 never_ready"}}}
+    config["pool"] = {"process_memory_mb": LIMIT_MB, "profiles": {"default": {"warm": 1}}}
+    async with running_broker(tmp_path, config, wait_ready=False) as broker:
+        await eventually(lambda: broker.log_events("process.start_failed"), DEADLINE_S)
+        error = broker.log_events("process.start_failed")[0]["error"]
+        assert error.startswith("cli_killed_memory: its processes held ")
+        assert error.endswith(f"pool.process_memory_mb = {LIMIT_MB}")
 
 
 @pytest.mark.slow

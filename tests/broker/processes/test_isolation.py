@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -130,3 +131,25 @@ def test_directories_that_a_user_cannot_enter_leave_its_path(tmp_path: Path) -> 
     path = f"/usr/bin:{closed}:{absent}:/bin"
     assert Isolation("uid", tmp_path, UserIds(range(700, 702))).search_path(path) == "/usr/bin:/bin"
     assert Isolation("none", tmp_path).search_path(path) == f"/usr/bin:{closed}:/bin"
+
+
+LOOKS = """import os, sys
+from pathlib import Path
+from broker.processes.isolation import Isolation
+if os.geteuid() == 0:
+    os.setgid(700)
+    os.setuid(700)
+print(Isolation("none", Path("/")).search_path(sys.argv[1]))"""
+
+
+def test_a_folder_that_the_broker_may_not_look_into_leaves_its_path() -> None:
+    """A broker that is not root, and a PATH with folders below another user's home."""
+    folder = Path(tempfile.mkdtemp(dir="/run" if os.geteuid() == 0 else None))
+    (folder / "bin").mkdir()
+    folder.chmod(0)
+    try:
+        words = (sys.executable, "-c", LOOKS, f"/usr/bin:{folder}/bin:{folder}:/bin")
+        assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "/usr/bin:/bin\n"
+    finally:
+        folder.chmod(0o700)
+        shutil.rmtree(folder)
