@@ -242,6 +242,7 @@ async def test_a_start_that_swells_is_told_as_that(tmp_path: Path) -> None:
     config: dict[str, Any] = {"cli": {"env": {"SIMULATOR_FAULTS": "grow=280 never_ready"}}}
     config["pool"] = {"process_memory_mb": LIMIT_MB, "profiles": {"default": {"warm": 1}}}
     async with running_broker(tmp_path, config, wait_ready=False) as broker:
+        broker.expects("process.over_memory")
         await eventually(lambda: broker.log_events("process.start_failed"), DEADLINE_S)
         error = broker.log_events("process.start_failed")[0]["error"]
         assert error.startswith("cli_killed_memory: its processes held ")
