@@ -21,6 +21,8 @@ DRAIN_S: Final = 0.2
 _SILENT: Final = (["cp"], ["mkdir"], ["mv"], ["rm"], ["rmdir"], ["touch"])
 _READ: Final = 1 << 16
 _running: set[int] = set()
+_starting: list[str] = []
+"""Commands that may run already and whose number is not known yet: a signal can come in between."""
 
 
 class ToolResult(NamedTuple):
@@ -52,7 +54,7 @@ def failed(text: str) -> ToolResult:
 
 def kill_running() -> None:
     """Kill every command that still runs, with its descendants; for the way out and for signal handlers."""
-    for pid in list(_running):
+    for pid in {*_running, *(_children(os.getpid()) if _starting else ())}:
         _kill_tree(pid)
 
 
@@ -77,11 +79,13 @@ def _bash(given: dict[str, Any], environment: dict[str, str], listen: Listen) ->
 
     limit = given.get("timeout")
     seconds = limit / 1000 if isinstance(limit, (int, float)) and limit > 0 else DEFAULT_TIMEOUT_S
+    _starting.append("Bash")
     with subprocess.Popen(
         ["/bin/sh" if not os.path.exists("/bin/bash") else "/bin/bash", "-c", str(given.get("command", ""))],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
     ) as child:  # fmt: skip
         _running.add(child.pid)
+        _starting.clear()
         try:
             assert child.stdout is not None
             assert child.stderr is not None

@@ -28,9 +28,14 @@ def keep_opening():
         except OSError as error:
             lost.append(error)
 
+def target(name):
+    try:
+        return os.readlink(f"/proc/self/fd/{name}")
+    except OSError:  # a thread has closed it meanwhile
+        return ""
+
 def pipes_open():
-    names = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
-    return sum(os.readlink(name).startswith("pipe:") for name in names if os.path.lexists(name))
+    return sum(target(name).startswith("pipe:") for name in os.listdir("/proc/self/fd"))
 
 async def main():
     before = pipes_open()
