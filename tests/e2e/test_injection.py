@@ -114,5 +114,6 @@ def test_no_text_becomes_a_second_line(tmp_path: Path) -> None:
     assert len(users) >= EXAMPLES * 0.9
     others = [message for message in said if message["type"] != "user"]
     assert {message["type"] for message in others} == {"control_request"}
-    assert {message["request"]["subtype"] for message in others} == {"get_binary_version", "initialize"}
+    expected = {"apply_flag_settings", "get_binary_version", "initialize"}
+    assert {message["request"]["subtype"] for message in others} == expected
     assert "evil" not in json.dumps(others)
