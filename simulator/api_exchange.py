@@ -10,6 +10,7 @@ from simulator import api_reply
 from simulator.api_http import Connection, Gone
 from simulator.api_record import Entry
 from simulator.api_reply import Event, Refusal, Reply
+from simulator.credentials import is_bad
 
 _LONG_AGO: Final = "2025-01-01T00:00:00Z"
 _BROKEN_ANSWER: Final = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 999\r\n\r\n{"id":'
@@ -37,7 +38,7 @@ class Exchange:
             self._refuse(Refusal(404, f"{self._request.method} {self._request.path} does not exist"))
         elif self._entry.credential.kind == "none":
             self._refuse(Refusal(401, "x-api-key header is required"))
-        elif "bad" in self._entry.credential.value:
+        elif is_bad(self._entry.credential.value):
             self._refuse(api_reply.refuse_status(401))
         else:
             route()

@@ -2,8 +2,8 @@
 
 ``POST /v1/messages`` (a stream of server-sent events, or JSON), ``POST /v1/messages/count_tokens``, ``GET /v1/models``,
 ``HEAD /``.  What it answers is asked for in the user's text (``simulator.directives``): length, pace, a tool call,
-thinking, an HTTP error, a stream that is cut.  Any credential is good except one that contains ``bad`` (401); a model
-is unknown (404) unless its name begins with ``claude-`` or is an alias, and always when it contains ``unknown``.
+thinking, an HTTP error, a stream that is cut.  Any credential is good unless the word ``bad`` is in it (401); a
+model is unknown (404) unless its name begins with ``claude-`` or is an alias, and always when it contains ``unknown``.
 
 For tests: ``GET /_requests[?since=N]`` lists what was seen, credentials included, so it must never meet a real one;
 ``DELETE /_requests`` forgets it.  ``--port 0`` picks a port, ``--port-file`` receives the number.

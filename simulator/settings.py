@@ -11,6 +11,7 @@ import os
 from typing import Any, Final, NamedTuple
 
 from simulator import flag_values, models, settings_layer, structured
+from simulator.credentials import is_bad
 from simulator.flags import Flags, flag_settings
 from simulator.permissions import Rules
 from simulator.settings_layer import BEHAVIORS, SettingsError
@@ -25,14 +26,14 @@ _SCRUBBED: Final = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
 
 
 class Credential(NamedTuple):
-    """What the next request would be sent with.  A value that contains ``bad`` is refused with 401."""
+    """What the next request would be sent with.  With ``bad`` as a word in its value it is refused with 401."""
 
     kind: str
     value: str
 
     @property
     def is_bad(self) -> bool:
-        return "bad" in self.value
+        return is_bad(self.value)
 
 
 class Settings:
