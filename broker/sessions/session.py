@@ -20,6 +20,7 @@ from broker.options import policy
 from broker.options.binding import expected_key_source
 from broker.processes.process import Process
 from broker.sessions.exchange import Exchange
+from broker.sessions.interpreter import Interpreter
 from broker.sessions.interrupts import Interrupts
 from broker.sessions.journal import Journal
 from broker.sessions.steering import Steering
@@ -29,20 +30,17 @@ from broker.turns.message_ids import Repeat, digest
 from broker.turns.occupation import Occupation
 from broker.turns.reader import Reader
 from broker.turns.replay import ReplayLog
-from broker.turns.turn import Turn, TurnEvent
+from broker.turns.turn import Turn
 from broker.turns.turns import Turns
-from protocol import cli, codec, traces
-from protocol.cli_frames import FORWARDED, SYSTEM_SUBTYPES
-from protocol.codes import DropReason, FailureReason
+from protocol import cli, codec
+from protocol.codes import FailureReason
 from protocol.controls import Control, Interrupt
 from protocol.errors import ClientError
-from protocol.frames import Accepted, Dropped, Message, ServerFrame, User, UserMessage
-from protocol.lines import Line, Oversized
+from protocol.events import event_frames
+from protocol.frames import Accepted, Message, ServerFrame, User, UserMessage
+from protocol.lines import Line
 from protocol.media import describe
 from protocol.wire import text_frame
-
-PASSED_ON = FORWARDED - traces.TRACE_TYPES - {"user"}
-"""Types of frames that mean nothing to the broker and that every client gets."""
 
 
 class Session:
@@ -59,6 +57,7 @@ class Session:
         self.terminals = Terminals(self, metrics)
         self.steering = Steering(self)
         self.interrupts = Interrupts(self)
+        self._interpreter = Interpreter(self, metrics)
         self.readers: list[Reader] = []
         self.process: Process | None = None
         self.pool = self.start = self.cli_session_id = ""
@@ -87,11 +86,12 @@ class Session:
 
     def publish(self, frame: ServerFrame) -> int:
         """Number a session event, log it and wake the readers."""
-        seq = self._append(codec.encode_server(frame))
+        seq = self.append(codec.encode_server(frame))
         self.wake_readers()
         return seq
 
-    def _append(self, line: bytes) -> int:
+    def append(self, line: bytes) -> int:
+        """Number a line and log it; the readers are woken at the end of the batch."""
         replay = self.log
         return replay.append(text_frame(codec.splice_seq(line, replay.head + 1)))
 
@@ -154,7 +154,7 @@ class Session:
         try:
             process.write(lines)
         except ProcessError as error:
-            self._kill(error.reason, error.detail)
+            self.kill(error.reason, error.detail)
             return False
         turn.overhead_s += time.monotonic() - began
         turn.line = b""
@@ -174,95 +174,36 @@ class Session:
 
     def on_lines(self, lines: list[Line]) -> None:
         """One batch of the CLI's output: peek, number, log, wake the readers once."""
-        began = time.monotonic()
-        replay, peek, turns = self.log, cli.peek, self.turns
-        turn = turns.current
-        for line in lines:
-            if isinstance(line, Oversized):
-                self._append(codec.encode_server(Dropped(line.bytes, DropReason.TOO_LARGE)))
-                self.metrics.cli_frame_dropped(DropReason.TOO_LARGE)
+        began, at = time.monotonic(), 0
+        replay, turns = self.log, self.turns
+        while at < len(lines):
+            turn = turns.current
+            awaits_delta = turn is not None and turn.first_delta_at is None
+            frames = [] if awaits_delta else event_frames(lines, at, replay.head + 1)
+            if not frames:
+                self._interpreter.take(lines[at], turn, began)
+                at += 1
                 continue
-            found = peek(line)
-            if found is DropReason.NOT_JSON and (repaired := cli.repair(line)) is not None:
-                line, found = repaired, peek(repaired)  # noqa: PLW2901 - half of a character, cut by the CLI
-            if isinstance(found, DropReason):
-                self._drop(line, found)
-                continue
-            if found.seq is not UNSET:
-                line = codec.without_seq(line)  # noqa: PLW2901 - the rare line that cannot be spliced
-            if found.type == "stream_event":
-                if turn is not None and turn.first_delta_at is None and found.is_visible_delta:
-                    turn.first_delta_at = began
-                    turn.advance(TurnEvent.DELTA)
-            elif found.type not in PASSED_ON:
-                self._act(line, found, began)
-                turn = turns.current
-                continue
-            elif turn is not None and found.type == "assistant" and found.error is not UNSET:
-                turn.assistant_error = bytes(found.error).strip(b'"').decode()
-            replay.append(text_frame(codec.splice_seq(line, replay.head + 1)))
+            replay.extend(frames)
+            at += len(frames)
             if turn is not None:
-                turn.frames += 1
-        self._flush(turn, began)
+                turn.frames += len(frames)
+        turn = turns.current
+        self.flush(turn, began)
         if turn is not None:
             turn.last_frame_at = began
 
-    def _flush(self, turn: Turn | None, began: float) -> None:
+    def flush(self, turn: Turn | None, began: float) -> None:
         """Wake the readers; a first delta counts as delivered once they have been given it."""
         self.wake_readers()
         if turn is not None and turn.first_delta_at is not None and turn.ttft_s is None:
             self.terminals.first_token_delivered(turn, began)
 
-    def _drop(self, line: bytes, reason: DropReason) -> None:
-        if line.strip():
-            self._append(codec.encode_server(Dropped(len(line), reason)))
-            self.metrics.cli_frame_dropped(reason)
-
-    def _act(self, line: bytes, found: cli.Peek, began: float) -> None:
-        """A line that means something to the broker; what belongs to the session is forwarded too."""
-        match found.type:
-            case "control_response":
-                self.exchange.on_answer(line)
-            case "control_request":
-                self.exchange.questions.on_request(line)
-                self.wake_task()  # the prompt has a deadline
-            case "control_cancel_request":
-                self.exchange.questions.on_cancel(line, found.request_id)
-            case "system":
-                self._tell(line, traces.trace_name(found, line))
-                self._on_system(line, found)
-            case "result":
-                self.forward(line)
-                self._flush(self.turns.current, began)
-                self._on_result(line)
-            case "user":
-                self._on_user(line)
-            case kind if kind in FORWARDED:
-                self._tell(line, traces.trace_name(found, line))
-                if kind == traces.LIFECYCLE:
-                    self.steering.on_lifecycle(traces.lifecycle(line))
-            case unknown if unknown != "keep_alive":  # that is between the CLI and its host
-                self.forward(line)
-                self.metrics.cli_frame_unknown(unknown)
-
     def forward(self, line: bytes) -> int:
         """Number and log a line of the CLI; the readers are woken at the end of the batch."""
         if self.turns.current is not None:
             self.turns.current.frames += 1
-        return self._append(line)
-
-    def _tell(self, line: bytes, trace: str | None) -> None:
-        """Forward a line unless it is a trace of the CLI's work, which only a verbose session shows."""
-        if trace is None or self.is_verbose:
-            self.forward(line)
-        else:
-            self.metrics.cli_frame_quieted(trace)
-
-    def _on_user(self, line: bytes) -> None:
-        """A tool's result, or a message of a client that the CLI says again when it takes it in."""
-        message_id = self.turns.own(traces.replayed(line) or "")
-        self._tell(line, traces.REPLAY if self.turns.knows(message_id) else None)
-        self.steering.take(message_id)
+        return self.append(line)
 
     @property
     def has_process(self) -> bool:
@@ -279,48 +220,13 @@ class Session:
             self.turns.current.last_frame_at = time.monotonic()
         self.wake_task()
 
-    def _on_system(self, line: bytes, found: cli.Peek) -> None:
-        turn = self.turns.current
-        if found.subtype == "init":
-            init = cli.decode_init(line)
-            if init is None:
-                return
-            self.cli_session_id = cli.session_id(init.session_id, self.cli_session_id)
-            if turn is not None and not turn.is_initialized:
-                turn.is_initialized = True
-                turn.advance(TurnEvent.FRAME)
-            expected, self.expected_key_source = self.expected_key_source, None
-            if expected not in (None, init.api_key_source):
-                self._kill(FailureReason.CREDENTIAL_MISMATCH, f"the CLI uses {init.api_key_source[:64]!r}")
-            if self.interrupts.send_due():
-                self.wake_task()
-        elif found.subtype == "session_state_changed":
-            own_until = None if turn is not None else time.monotonic() + self.config.turn.timeout_s
-            self.occupation.tell(found.state, own_until)
-            self.start_next()
-        elif found.subtype not in SYSTEM_SUBTYPES:
-            self.metrics.cli_frame_unknown("system")
-
     def check_key_source(self) -> None:
         """Compare the CLI's credential with the one that is bound now at the next ``system/init``."""
         self.expected_key_source = expected_key_source(self.exchange.bound.credentials)
 
-    def _on_result(self, line: bytes) -> None:
-        result = cli.decode_result(line)
-        if result is None:
-            self._kill(FailureReason.CLI_PROTOCOL, "a result of unknown form")
-            return
-        self.cli_session_id = cli.session_id(result.session_id, self.cli_session_id)
-        self.occupation.result(time.monotonic())
-        if self.kill_reason is not None:
-            return  # the late result of a turn that has failed: forwarded, and no second terminal
-        self.exchange.withdraw_prompts()
-        self.terminals.complete(result)
-        self.start_next()
-
     # -- failing ---------------------------------------------------------------------------------------------------
 
-    def _kill(self, reason: FailureReason, detail: str) -> None:
+    def kill(self, reason: FailureReason, detail: str) -> None:
         """End the running turn for ``reason`` and ask the tenure to kill the process."""
         self.terminals.fail_running(reason, detail)
         self.terminals.fail_queued(FailureReason.CANCELLED, "its process had to be ended: nothing was written")
@@ -376,7 +282,7 @@ class Session:
         turn = self.turns.current
         reason = watchdog.overdue(turn, self.config.turn, now, has_prompts=len(self.exchange.questions) > 0)
         if reason is not None and turn is not None and turn.written_at is not None:
-            self._kill(reason, f"after {now - turn.written_at:.1f} s")
+            self.kill(reason, f"after {now - turn.written_at:.1f} s")
 
     # -- control requests of clients -------------------------------------------------------------------------------
 
@@ -397,4 +303,4 @@ class Session:
         try:
             self.process.write(line)
         except ProcessError as error:
-            self._kill(error.reason, error.detail)
+            self.kill(error.reason, error.detail)

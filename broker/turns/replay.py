@@ -6,6 +6,7 @@ copy, so a replay after a reconnect and the live stream are the same loop.  Fram
 """
 
 from dataclasses import dataclass
+from itertools import islice
 
 from protocol.codes import LostReason
 from protocol.frames import Lost
@@ -59,21 +60,46 @@ class ReplayLog:
             self._exempt, self._exempt_bytes = self.head, len(frame)
         return self.head
 
+    def extend(self, frames: list[bytes]) -> None:
+        """Add frames that were made for ``head + 1`` and on.  ``trim`` follows."""
+        size = sum(map(len, frames))
+        if size > self._max_bytes:  # one of them alone may be
+            for frame in frames:
+                self.append(frame)
+            return
+        self.head += len(frames)
+        self._frames += frames
+        self._bytes += size
+
     def trim(self) -> None:
         """Forget the oldest frames beyond the bounds."""
-        first, frames = self._first, self._frames
-        while len(frames) - first > 1 and (
-            self._bytes - self._exempt_bytes > self._max_bytes or len(frames) - first > self._max_frames
-        ):
-            self._bytes -= len(frames[first])
-            if self.head - (len(frames) - first) + 1 == self._exempt:
-                self._exempt_bytes = 0
-            frames[first] = b""
-            first += 1
-        self._first = first
-        if first > 1024 and first * 2 > len(frames):
-            del frames[:first]
+        self._forget(len(self._frames) - self._first - self._max_frames)
+        excess = self._bytes - self._exempt_bytes - self._max_bytes
+        if excess > 0:
+            self._forget(self._oldest(excess))
+        if self._first > 1024 and self._first * 2 > len(self._frames):
+            del self._frames[: self._first]
             self._first = 0
+
+    def _oldest(self, excess: int) -> int:
+        """How many of the oldest frames hold ``excess`` bytes, the exempt one not counted; the newest stays."""
+        seq, count = self.tail, 0
+        for frame in islice(self._frames, self._first, len(self._frames) - 1):
+            seq, count = seq + 1, count + 1
+            excess -= 0 if seq == self._exempt else len(frame)
+            if excess <= 0:
+                break
+        return count
+
+    def _forget(self, count: int) -> None:
+        if count <= 0:
+            return
+        first, end, tail = self._first, self._first + count, self.tail
+        self._bytes -= sum(map(len, self._frames[first:end]))
+        self._frames[first:end] = [b""] * count
+        if tail < self._exempt <= tail + count:
+            self._exempt_bytes = 0
+        self._first = end
 
     def expire(self) -> None:
         """Forget every frame; ``head`` and ``epoch`` stay, so that a late resume is told what it lost."""

@@ -42,14 +42,19 @@ class Log(RuleBasedStateMachine):
     def counted(self) -> int:
         return sum(len(data) for seq, data in self.kept if seq != self.large)
 
-    @rule(sizes=st.lists(st.integers(0, 90), min_size=1, max_size=4), is_trimmed=st.booleans())
-    def append(self, sizes: list[int], is_trimmed: bool) -> None:
+    @rule(sizes=st.lists(st.integers(0, 90), max_size=4), one_by_one=st.booleans(), is_trimmed=st.booleans())
+    def append(self, sizes: list[int], one_by_one: bool, is_trimmed: bool) -> None:
+        batch = []
         for length in sizes:
             self.head += 1
             data = frame(self.head, length)
             self.kept.append((self.head, data))
             self.large = self.head if len(data) > self.max_bytes else self.large
-            assert self.log.append(data) == self.head
+            if one_by_one:
+                assert self.log.append(data) == self.head
+            else:
+                batch.append(data)
+        self.log.extend(batch)
         if is_trimmed:
             self.trim()
 
