@@ -91,7 +91,7 @@ class Allowance:
         self._limits = limits
         self._own = Bucket(limits.messages_per_second, limits.messages_burst)
         self._shared = shared
-        self._refused = Window(FLOOD_WITHIN_S)
+        self._refused: Window | None = None
 
     def take(self, message_id: str | None, now: float) -> None:
         """Let one message pass.  Raises ``RateLimited``; then neither bucket has lost anything."""
@@ -104,9 +104,10 @@ class Allowance:
             self._shared.take(now)
 
     def _refusal(self, message_id: str | None, now: float, own: float, shared: float) -> RateLimited:
-        self._refused.add(now)
+        self._refused = refused = self._refused or Window(FLOOD_WITHIN_S)
+        refused.add(now)
         limits, wait_s = self._limits, max(own, shared)
-        if self._refused.count(now) > limits.refused_messages:
+        if refused.count(now) > limits.refused_messages:
             text = f"more than limits.refused_messages = {limits.refused_messages} in {FLOOD_WITHIN_S:g} s"
             return RateLimited(Limit.REFUSED_MESSAGES, text, message_id, wait_s, is_flood=True)
         if own >= shared:

@@ -5,7 +5,6 @@ made of what holds then, and what the CLI refuses is taken back.  A hello waits 
 its MCP servers, which no running turn uses.
 """
 
-from collections import deque
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -63,7 +62,7 @@ class Changes:
         """Options of hellos that the CLI has not answered yet, oldest first."""
         self._environment: dict[str, Any] = {}
         """What the process was told of the options that share its variables: one line carries all of them."""
-        self._queue: deque[Change] = deque()
+        self._queue: list[Change] = []
         self._current: Change | None = None
         self._has_new_credential = False
         session.lines_before_turn = self._lines_before_turn
@@ -106,13 +105,13 @@ class Changes:
     def drop_unwanted(self) -> None:
         """Forget the changes whose clients were told that their time is over."""
         if self._queue:
-            self._queue = deque(change for change in self._queue if change.is_wanted())
+            self._queue = [change for change in self._queue if change.is_wanted()]
             self._next()
 
     def _next(self) -> None:
         session = self._session
         while self._current is None and self._queue:
-            change = self._queue.popleft()
+            change = self._queue.pop(0)
             if change.is_wanted():
                 self._tell(change)
         had_untold, session.has_untold_changes = session.has_untold_changes, bool(self._queue)

@@ -8,6 +8,7 @@ a session: closing one only detaches it.
 import time
 import uuid
 from collections import Counter
+from functools import partial
 
 import anyio
 import anyio.abc
@@ -28,6 +29,7 @@ from broker.sessions.entry import Asleep, Entry
 from broker.sessions.journal import Journal
 from broker.sessions.record import encode, take_up
 from broker.sessions.session import Session
+from broker.sessions.shelf import Shelf
 from broker.sessions.sleepers import Sleepers
 from broker.sessions.stores import Key, Store, StoreFailed
 from broker.sessions.tenure import Tenure
@@ -54,7 +56,7 @@ class Registry:
         self._metrics = metrics
         self._store = store
         self._sleepers = Sleepers(store, metrics)
-        self._entries: dict[Key, Entry] = {}
+        self._entries: Shelf[Entry] = Shelf()
         self._forking: Counter[str] = Counter()
         """Sessions on their way, by tenant."""
         self._scanning = anyio.CapacityLimiter(SCAN_THREADS)
@@ -93,7 +95,8 @@ class Registry:
             key = (identity.tenant, subject, ref.id)
             found = self._entries.get(key) or self._sleepers.get(key)
         if found is None and ref.id is not None and ref.mode != "new":
-            found = self._by_cli_id(identity.tenant, subject, ref.id)
+            named = (identity.tenant, subject, ref.id)  # the CLI's own session id is accepted too
+            found = self._entries.named(*named) or self._sleepers.named(*named)
         if found is not None and ref.mode == "new":
             raise ConnectionRefused(CloseCode.SESSION_EXISTS)
         if found is None and ref.mode not in ("new", "open"):
@@ -102,12 +105,7 @@ class Registry:
 
     def of(self, tenant: str, subject: str | None) -> list[Entry | Asleep]:
         """The conversations of a subject, or of the whole tenant."""
-        entries = (entry for key, entry in self._entries.items() if key[0] == tenant and subject in (None, key[1]))
-        return [*entries, *self._sleepers.of(tenant, subject)]
-
-    def _by_cli_id(self, tenant: str, subject: str, session_id: str) -> Entry | Asleep | None:
-        """The CLI's own session id is accepted too."""
-        return next((found for found in self.of(tenant, subject) if found.cli_session_id == session_id), None)
+        return [*self._entries.of(tenant, subject), *self._sleepers.of(tenant, subject)]
 
     def _wake(self, asleep: Asleep, identity: Identity) -> Entry:
         """A conversation of an earlier run, as if its process had just been stopped.
@@ -169,6 +167,8 @@ class Registry:
         entry = Entry(session, tenure, Scans(self._scanning))
         tenure.note = session.journal.on_first = entry.keep
         self._entries[session.key] = entry
+        session.on_named = partial(self._entries.rename, session.key, entry)
+        session.on_named("", session.cli_session_id)
         self._metrics.session_moved(None, "open")
         self._group.start_soon(self._run, session.key, entry, name=f"session-{session.key[2]}")
         return entry
@@ -242,9 +242,15 @@ class Registry:
 
     def delete(self, entry: Entry) -> None:
         """End the conversation and wipe it; its id is free at once."""
-        if self._entries.get(entry.session.key) is entry:
-            del self._entries[entry.session.key]
+        self._remove(entry)
         entry.tenure.delete()
+
+    def _remove(self, entry: Entry) -> None:
+        """Take it out, unless another one has its key by now."""
+        if self._entries.get(entry.key) is entry:
+            del self._entries[entry.key]
+        self._entries.rename(entry.key, entry, entry.cli_session_id, "")
+        entry.session.on_named = lambda old, new: None
 
     async def _run(self, key: tuple[str, str, str], entry: Entry) -> None:
         """A bulkhead: a bug in one session ends that session only."""
@@ -257,8 +263,7 @@ class Registry:
             for reader in list(entry.session.readers):
                 reader.close_soon(CloseCode.INTERNAL, "internal")
         finally:
-            if self._entries.get(key) is entry:
-                del self._entries[key]
+            self._remove(entry)
             self._metrics.session_moved("open", None)
 
     def replace(self, entry: Entry, newcomer: Reader) -> None:

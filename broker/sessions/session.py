@@ -60,7 +60,8 @@ class Session:
         self._interpreter = Interpreter(self, metrics)
         self.readers: list[Reader] = []
         self.process: Process | None = None
-        self.pool = self.start = self.cli_session_id = ""
+        self.pool = self.start = self._cli_session_id = ""
+        self.on_named: Callable[[str, str], None] = lambda old, new: None
         self.is_binding = self.is_gated = False
         """The process owes answers that guard safety, or MCP servers are still being bound: no user line yet."""
         self.occupation = Occupation()
@@ -81,6 +82,17 @@ class Session:
     def policy(self) -> Policy:
         """By which everything is judged: that of the connection that came last."""
         return self.exchange.policy
+
+    @property
+    def cli_session_id(self) -> str:
+        """By which the CLI knows the conversation; empty before its first process."""
+        return self._cli_session_id
+
+    @cli_session_id.setter
+    def cli_session_id(self, found: str) -> None:
+        known, self._cli_session_id = self._cli_session_id, found
+        if found != known:
+            self.on_named(known, found)
 
     # -- publishing ------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ Owner: ``broker.sessions.registry``, which makes a session of one when somebody 
 """
 
 import time
-from collections.abc import Iterator
 
 from msgspec.structs import replace
 
@@ -13,6 +12,7 @@ from broker.metrics import Metrics
 from broker.sessions.entry import EPOCH_S, Asleep
 from broker.sessions.journal import Journal
 from broker.sessions.record import decode
+from broker.sessions.shelf import Shelf
 from broker.sessions.stores import Key, Store, StoreFailed
 
 
@@ -23,7 +23,7 @@ class Sleepers:
         """Read the index.  Raises ``StoreFailed``."""
         self._store = store
         self._metrics = metrics
-        self._found: dict[Key, Asleep] = {}
+        self._found: Shelf[Asleep] = Shelf()
         self.unreadable: list[Key] = []
         """Their records say nothing, so which folders are theirs is not known either."""
         for key, data in [] if store is None else store.conversations():
@@ -31,7 +31,7 @@ class Sleepers:
             if record is None:
                 self.unreadable.append(key)
             else:
-                self._found[key] = Asleep(key, record)
+                self._add(Asleep(key, record))
 
     def __len__(self) -> int:
         return len(self._found)
@@ -45,22 +45,29 @@ class Sleepers:
         """The conversation of that key."""
         return self._found.get(key)
 
-    def of(self, tenant: str, subject: str | None) -> Iterator[Asleep]:
+    def of(self, tenant: str, subject: str | None) -> list[Asleep]:
         """The conversations of a subject, or of the whole tenant."""
-        for asleep in self._found.values():
-            if asleep.key[0] == tenant and subject in (None, asleep.key[1]):
-                yield asleep
+        return self._found.of(tenant, subject)
+
+    def named(self, tenant: str, subject: str, cli_id: str) -> Asleep | None:
+        """The subject's conversation that the CLI knows by that id."""
+        return self._found.named(tenant, subject, cli_id)
+
+    def _add(self, asleep: Asleep) -> None:
+        self._found[asleep.key] = asleep
+        self._found.rename(asleep.key, asleep, "", asleep.cli_session_id)
 
     def lay_down(self, key: Key, data: bytes) -> None:
         """Its task has failed: whoever comes back to it wakes it, as after a restart.  ``data``: its last record, empty
         when it has none; its process has only just gone."""
         record = decode(data)
         if self._store is not None and record is not None:
-            self._found[key] = Asleep(key, replace(record, last_active=time.monotonic() + EPOCH_S))
+            self._add(Asleep(key, replace(record, last_active=time.monotonic() + EPOCH_S)))
 
     def take(self, asleep: Asleep) -> None:
         """It is a session now, or gone."""
         del self._found[asleep.key]
+        self._found.rename(asleep.key, asleep, asleep.cli_session_id, "")
 
     def forget(self, asleep: Asleep) -> None:
         """It is gone, though nobody came back for it."""

@@ -6,7 +6,7 @@ sessions rest is decided in ``broker.pool.relief``.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import anyio.to_thread
 import structlog
@@ -16,8 +16,8 @@ from broker.pool.disk_quota import Place
 from broker.pool.pool import Pool
 from broker.pool.relief import Idle, chosen
 from broker.sessions.entry import Entry
+from broker.sessions.shelf import Shelf
 from broker.sessions.sleepers import Sleepers
-from broker.sessions.stores import Key
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +31,7 @@ class Upkeep:
         self,
         settings: Settings,
         pool: Pool,
-        entries: Mapping[Key, Entry],
+        entries: Shelf[Entry],
         sleepers: Sleepers,
         delete: Callable[[Entry], None],
     ) -> None:
@@ -77,7 +77,7 @@ class Upkeep:
 
     def places(self, tenant: str) -> list[Place]:
         """Where the tenant's conversations lie, those that lie anywhere."""
-        awake = (entry.place for key, entry in self._entries.items() if key[0] == tenant)
+        awake = (entry.place for entry in self._entries.of(tenant, None))
         asleep = (
             Place(self._pool.directory(asleep.record.directory), asleep.last_active)
             for asleep in self._sleepers.of(tenant, None)

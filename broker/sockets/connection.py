@@ -7,7 +7,6 @@ the kernel says when it can take more.  Over 300 lines because both directions o
 
 import contextlib
 import time
-from collections import deque
 from collections.abc import Callable
 
 import anyio
@@ -97,11 +96,12 @@ class Connection:
         self._entry: Entry | None = None
         self._cursor = 0
         self._has_messages_view = False
-        self._outbox: deque[tuple[int, bytes]] = deque()
-        self._room = anyio.Event()
+        self._outbox: list[tuple[int, bytes]] = []
+        self._room: anyio.Event | None = None
+        """Told when fewer frames wait; None while nobody asks."""
         self._closing: tuple[CloseCode, str] | None = None
         self._scope = anyio.CancelScope()
-        self._bad_frames: deque[float] = deque(maxlen=BAD_FRAMES)
+        self._bad_frames: list[float] = []
         socket.on_writable = self.pump
         socket.on_refused = self.close_soon
 
@@ -168,11 +168,16 @@ class Connection:
         while len(self._outbox) >= frames and not self._socket.is_lost:
             self._room = anyio.Event()
             await self._room.wait()
+            self._room = None
 
     def _on_lost(self) -> None:
         """What is unsent stays so.  What the client had sent before is still carried out; then its end is heard."""
         self._outbox.clear()
-        self._room.set()
+        self._tell_room()
+
+    def _tell_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
 
     # -- hello -----------------------------------------------------------------------------------------------------
 
@@ -280,7 +285,7 @@ class Connection:
         self.send(HistoryPage([Raw(text) for text in found.frames], found.more))
 
     def _count_bad_frame(self, now: float) -> None:
-        self._bad_frames.append(now)
+        self._bad_frames = [*self._bad_frames[1 - BAD_FRAMES :], now]
         if len(self._bad_frames) == BAD_FRAMES and now - self._bad_frames[0] <= BAD_FRAMES_WITHIN_S:
             raise ConnectionRefused(CloseCode.BAD_FRAME, f"{BAD_FRAMES} bad frames in {BAD_FRAMES_WITHIN_S:g} s")
 
@@ -316,10 +321,13 @@ class Connection:
     def _next_batch(self) -> bytes:
         parts: list[bytes] = []
         outbox = self._outbox
-        while outbox and (outbox[0][0] <= self._cursor or self._entry is None):
-            parts.append(outbox.popleft()[1])
-        if len(outbox) < OUTBOX_FRAMES:
-            self._room.set()
+        if outbox:
+            due = (after <= self._cursor or self._entry is None for after, _ in outbox)
+            count = next((at for at, is_due in enumerate(due) if not is_due), len(outbox))
+            parts += [frame for _, frame in outbox[:count]]
+            del outbox[:count]
+            if len(outbox) < OUTBOX_FRAMES:
+                self._tell_room()
         if self._entry is not None:
             replay = self._entry.session.log
             if replay.has_fallen_off(self._cursor):

@@ -196,6 +196,7 @@ class Server:
         )
         identity = socket.identity if isinstance(socket.identity, Identity) else None
         self._connections[socket] = connection
+        socket.forget_handshake()
         address = _address(socket)
         socket.payer = ("address", address) if identity is None else ("tenant", identity.tenant)
         is_silent = identity is None

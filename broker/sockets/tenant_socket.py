@@ -127,6 +127,12 @@ class TenantSocket(GuardedSocket):
             return None
         return self._data_frames, begun
 
+    def forget_handshake(self) -> None:
+        """Give back what the request and its answer hold, 3 KiB: the library keeps both for as long as the socket."""
+        for message in (self.request, self.response):
+            if message is not None:
+                message.headers.clear()
+
     def refuse_more(self, reason: str) -> None:
         """Close with 4003: the same may be taken later.  What it was sending is dropped; what came whole is left to
         ``hear_no_more``, since somebody may be about to take it."""
