@@ -18,7 +18,7 @@ REAL_CLI := $(wildcard tests/real_cli/install tests/real_cli/package-lock.json t
 SOAKS = $(shell grep -rl --include='test_*.py' '^from tests.soak import' tests)
 
 # command:package - what the tests need beside Python, by the names of Debian. The only list of its kind.
-TOOLS := chromium:chromium promtool:prometheus ip:iproute2 unshare:util-linux setpriv:util-linux npm:npm bwrap:bubblewrap socat:socat
+TOOLS := chromium:chromium promtool:prometheus ip:iproute2 unshare:util-linux setpriv:util-linux npm:npm bwrap:bubblewrap socat:socat websocketd:websocketd
 
 help:
 	@echo "make run        the broker with the simulated CLI on http://$(LISTEN)/"

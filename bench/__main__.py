@@ -18,6 +18,8 @@ from bench.bounds import Bound
 from bench.chaos import command as chaos
 from bench.children import ChildFailed
 from bench.direct import DirectFailed
+from bench.peers import command as peers
+from bench.ratios import RatioBound
 from bench.report import Report
 from bench.tenant import TenantFailed
 from broker.errors import CliMissing
@@ -47,7 +49,9 @@ class Command(Protocol):
         """Measure."""
 
 
-COMMANDS: Final[tuple[Command, ...]] = (cold_vs_warm, run, binding, crowd, idle, chaos, churn)
+COMMANDS: Final[tuple[Command, ...]] = (cold_vs_warm, run, binding, crowd, idle, chaos, churn, peers)
+RATIOS: Final = frozenset({peers.NAME})
+"""Commands whose assertions are on ratios, not on durations."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,9 +68,12 @@ def parser() -> argparse.ArgumentParser:
         result.add_argument(
             "--output", type=Path, metavar="FILE.json", help="write every sample and what it was run with"
         )
-        result.add_argument("--assert", dest="assertions", type=_bound, action="append", default=[], metavar="BOUND",
-                            help="for example 'welcome_p50<60ms'; repeatable; exit code 99 when one does not hold. "
-                                 f"Series: {', '.join(sorted(command.SERIES))}")  # fmt: skip
+        is_of_ratios = command.NAME in RATIOS
+        kind, example = ("Ratios", "burst_vs_websocketd<=0.3") if is_of_ratios else ("Series", "welcome_p50<60ms")
+        form = _ratio if is_of_ratios else _bound
+        told = f"for example '{example}'; repeatable; exit code 99 when one does not hold. {kind}: "
+        result.add_argument("--assert", dest="assertions", type=form, action="append", default=[], metavar="BOUND",
+                            help=told + ", ".join(sorted(command.SERIES)))  # fmt: skip
         result.add_argument("--seed", type=int, default=1, help="of everything random (default %(default)s)")
         one.set_defaults(command=command)
     return top
@@ -75,6 +82,13 @@ def parser() -> argparse.ArgumentParser:
 def _bound(text: str) -> Bound:
     try:
         return Bound.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _ratio(text: str) -> RatioBound:
+    try:
+        return RatioBound.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -70,13 +70,17 @@ class Child:
         """The end of what it wrote to its log."""
         return self._log.read_bytes()[-LOG_TAIL:].decode(errors="replace")
 
-    async def wait_file(self, path: Path) -> str:
+    async def wait_file(self, path: Path, within_s: float = START_DEADLINE_S) -> str:
         """The content of a file that the program writes once it is ready.  Raises ``ChildFailed``."""
-        deadline = now() + START_DEADLINE_S
-        while not os.path.exists(path):  # noqa: ASYNC240 - a local file, looked at before anything is measured
-            self.check()
+        deadline = now() + within_s
+        while True:
+            is_running = self._popen.poll() is None  # looked at first: what it wrote before its end is there by then
+            if os.path.exists(path):  # noqa: ASYNC240 - a local file
+                break
+            if not is_running:
+                self.check()
             if now() > deadline:
-                raise ChildFailed(f"{self._name} was not ready within {START_DEADLINE_S:g} s:\n{self.log_tail()}")
+                raise ChildFailed(f"{self._name} was not ready within {within_s:g} s:\n{self.log_tail()}")
             await anyio.sleep(POLL_S)
         with open(path) as file:  # noqa: ASYNC230
             return file.read()

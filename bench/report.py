@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from bench.bounds import Bound
 from bench.clock import load_average
+from bench.ratios import RatioBound
 from bench.samples import COLUMNS, Samples
 from bench.table import milliseconds, table
 from broker import __version__
@@ -67,6 +68,16 @@ class Report:
     subjects: list[Subject] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     """What must not be, one line each; the run then exits 1."""
+    tables: list[str] = field(default_factory=list)
+    """Tables of the command's own, with their titles."""
+    figures: dict[str, Any] = field(default_factory=dict)
+    """What they are made of, for the result file."""
+    ratios: dict[str, float] = field(default_factory=dict)
+    """By the names that assertions use."""
+    targets: list[RatioBound] = field(default_factory=list)
+    """What the ratios are held against."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader must know: what was left out, and why."""
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     load_before: list[float] = field(default_factory=load_average)
 
@@ -79,6 +90,9 @@ class Report:
             parts.append(table(("series", "what", "n", *COLUMNS), rows))
             parts += [f"  target {bound.verdict(subject.series)}" for bound in subject.targets]
             parts += [_fact(name, value) for name, value in subject.facts.items()]
+        parts += self.tables
+        parts += [f"  target {target.verdict(self.ratios)}" for target in self.targets]
+        parts += [f"  note: {line}" for line in self.notes]
         parts += [f"  VIOLATION {line}" for line in self.violations]
         return "\n".join(parts)
 
@@ -96,19 +110,25 @@ class Report:
             "versions": versions(),
             "violations": self.violations,
             "subjects": [subject.shown() for subject in self.subjects],
+            "figures": self.figures,
+            "ratios": self.ratios,
+            "targets": [{"bound": str(target), "holds": target.holds(self.ratios)} for target in self.targets],
+            "notes": self.notes,
         }
         part = path.with_name(path.name + ".part")
         part.write_text(json.dumps(document, indent=1) + "\n")
         part.replace(path)
 
-    def failed(self, assertions: list[Bound]) -> list[str]:
-        """Which assertions do not hold, one line each; an assertion must hold for every subject."""
-        return [
+    def failed(self, assertions: Sequence[Bound | RatioBound]) -> list[str]:
+        """Which assertions do not hold, one line each; one on a series must hold for every subject."""
+        found = [
             f"{subject.name}: {bound.verdict(subject.series)}"
             for subject in self.subjects
             for bound in assertions
-            if not bound.holds(subject.series)
+            if isinstance(bound, Bound) and not bound.holds(subject.series)
         ]
+        ratios = [bound for bound in assertions if isinstance(bound, RatioBound)]
+        return found + [bound.verdict(self.ratios) for bound in ratios if not bound.holds(self.ratios)]
 
 
 def _row(name: str, subject: Subject) -> tuple[str, ...]:

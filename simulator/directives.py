@@ -88,6 +88,9 @@ class Directives(NamedTuple):
     flood: tuple[int, int, float] | None = None
     """BYTES:LINE:RATE: that many bytes of lines of LINE bytes (256), at RATE MB/s (0: as fast as they go).  Lines of
     less than 200 are no messages."""
+    pour: tuple[int, int, int, float] | None = None
+    """LINES:LOW-HIGH:RATE: that many text deltas of LOW to HIGH bytes (250-350), RATE per second (0: as fast as they
+    go), from prepared buffers; they come before the reply's own text and are no part of it.  See ``simulator.pour``."""
     unknown_frame: bool = False
     """Two frames of a later version are written: one of a new type, one ``system`` frame of a new subtype."""
     split_writes: int = 0
@@ -276,6 +279,15 @@ def _flood(value: str) -> tuple[int, int, float]:
     )
 
 
+def _pour(value: str) -> tuple[int, int, int, float]:
+    lines, _, rest = value.partition(":")
+    sizes, _, rate = rest.partition(":")
+    low, dash, high = (sizes or "250-350").partition("-")
+    least = _count(1, _MEGABYTE)(low)
+    most = _count(least, _MEGABYTE)(high if dash else low)
+    return _count(1, 1000 * _MEGABYTE)(lines), least, most, _duration(100_000)(rate or "0")
+
+
 _MEGABYTE: Final = 1_000_000
 _KEYS: Final[dict[str, tuple[Callable[[str], Any], Any]]] = {
     # key: (how its value is read, the value of the bare word or None if it needs one)
@@ -306,6 +318,7 @@ _KEYS: Final[dict[str, tuple[Callable[[str], Any], Any]]] = {
     "huge_line": (_count(1, 256 * _MEGABYTE), 12 * _MEGABYTE),
     "endless": (_count(1, 100_000 * _MEGABYTE), 256 * _MEGABYTE),
     "flood": (_flood, (256 * _MEGABYTE, 256, 0.0)),
+    "pour": (_pour, None),
     "split_writes": (_count(1, _MEGABYTE), 7),
     "stderr_flood": (_count(1, 100_000 * _MEGABYTE), _MEGABYTE),
     "never_ready": (_flag, True),

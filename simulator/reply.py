@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from simulator import faults, floods, messages
+from simulator import faults, floods, messages, pour
 from simulator.messages import Message
 from simulator.output import encode
+from simulator.pour import Pour
 from simulator.stream import Stream, thoughts
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Reply:
         floods.run(wanted, self._session.output, self._turn.pause)
         if wanted.endless:
             faults.hang()
+        if wanted.pour is not None:
+            self._pour(Pour(*wanted.pour))
         if wanted.burst and wanted.cut_after is wanted.die_after is wanted.hang is None:
             self._turn.mark_first_token()
             for _ in stream.burst(pieces):
@@ -123,6 +126,12 @@ class Reply:
             self._pace()
         stream.signature()
         self._end_block()
+
+    def _pour(self, wanted: Pour) -> None:
+        session, turn = self._session, self._turn
+        turn.mark_first_token()
+        if session.flags.partial:
+            pour.run(wanted, self._stream.around_text(), session.output, turn.pause, lambda: session.is_at_end)
 
     def _say_one_by_one(self, pieces: Iterable[str]) -> None:
         wanted, turn = self._wanted, self._turn

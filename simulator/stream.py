@@ -78,6 +78,11 @@ class Stream:
                 self._output.lines([line.encode(errors="backslashreplace") for line in lines])
             yield
 
+    def around_text(self) -> tuple[str, str]:
+        """What stands before the text of a delta of the open block, and between it and the line's uuid."""
+        head, tail = self._template("text_delta", "text")
+        return f'{head}"', f'"{tail}'
+
     def signature(self) -> None:
         """The end of a thinking block."""
         delta = {"type": "signature_delta", "signature": f"simulated-{self.message_id}"}
