@@ -42,7 +42,7 @@ class LineFramer:
         if not newline:
             self._hold(first)
             return []
-        lines: list[Line] = [self._finish(first)]
+        lines: list[Line] = [self._finish(first) if self._tail_bytes else self._bounded(first)]
         if rest:
             more = rest.split(b"\n")
             tail = more.pop()
@@ -64,8 +64,6 @@ class LineFramer:
             self._tail += piece
 
     def _finish(self, piece: bytes) -> Line:
-        if not self._tail_bytes:
-            return self._bounded(piece)
         self._hold(piece)
         line: Line = Oversized(self._tail_bytes) if self._skipping else bytes(self._tail)
         self._tail.clear()

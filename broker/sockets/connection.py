@@ -1,7 +1,7 @@
 """One socket: hello, the receive loop, and an outbox that is a cursor in the session's log.
 
 Owner: the handler task that ``websockets`` starts for each connection (a bulkhead).  It attaches to a session and
-detaches; it owns nothing of it.  Sending happens in ``pump``, synchronously: whoever adds frames wakes the readers,
+detaches; it owns nothing of it.  Sending happens in ``wake``, synchronously: whoever adds frames wakes the readers,
 the kernel says when it can take more.  Over 300 lines because both directions of a socket share its state.
 """
 
@@ -102,7 +102,7 @@ class Connection:
         self._closing: tuple[CloseCode, str] | None = None
         self._scope = anyio.CancelScope()
         self._bad_frames: list[float] = []
-        socket.on_writable = self.pump
+        socket.on_writable = self.wake
         socket.on_refused = self.close_soon
 
     # -- the task --------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ class Connection:
         self._outbox.append((0, text_frame(codec.encode_server(opened.frame))))
         self._touch()
         opened.entry.tenure.attach(self)
-        self.pump()
+        self.wake()
 
     def _touch(self) -> None:
         if self.is_controller and self._entry is not None:
@@ -303,20 +303,17 @@ class Connection:
             return
         after = self._entry.session.log.head if self._entry is not None else 0
         self._outbox.append((after, text_frame(codec.encode_server(frame))))
-        self.pump()
+        self.wake()
 
     def wake(self) -> None:
-        """New frames are in the log."""
-        self.pump()
-
-    def pump(self) -> None:
         """Write what there is, a batch at a time, for as long as the kernel takes everything."""
-        socket = self._socket
-        while socket.can_write:
+        socket, has_more = self._socket, True
+        while has_more and socket.can_write:
             batch = self._next_batch()
             if not batch:
                 return
             socket.write_frames(batch)
+            has_more = bool(self._outbox) or (self._entry is not None and self._cursor < self._entry.session.log.head)
 
     def _next_batch(self) -> bytes:
         parts: list[bytes] = []
@@ -354,7 +351,7 @@ class Connection:
         if self._entry is not None:
             self._entry.farewells.note(self.instance, self._reason())
         with anyio.move_on_after(CLOSE_DEADLINE_S), contextlib.suppress(OSError, ConnectionClosed):
-            self.pump()
+            self.wake()
             await socket.drain()  # a reset by the peer ends it with an OSError
             await socket.close(code, reason)
         socket.cut("close_deadline")

@@ -73,7 +73,9 @@ class ReplayLog:
 
     def trim(self) -> None:
         """Forget the oldest frames beyond the bounds."""
-        self._forget(len(self._frames) - self._first - self._max_frames)
+        count = len(self._frames) - self._first
+        if count > self._max_frames:
+            self._forget(count - self._max_frames)
         excess = self._bytes - self._exempt_bytes - self._max_bytes
         if excess > 0:
             self._forget(self._oldest(excess))
@@ -92,8 +94,6 @@ class ReplayLog:
         return count
 
     def _forget(self, count: int) -> None:
-        if count <= 0:
-            return
         first, end, tail = self._first, self._first + count, self.tail
         self._bytes -= sum(map(len, self._frames[first:end]))
         self._frames[first:end] = [b""] * count
@@ -131,7 +131,7 @@ class ReplayLog:
 
     def has_fallen_off(self, after: int) -> bool:
         """Whether frames that a reader at ``after`` still needs are gone."""
-        return after < self.tail
+        return after < self.head - len(self._frames) + self._first
 
     def resume(self, epoch: str | None, last_seq: int | None) -> Resume:
         """Decide where a client goes on, and say what it lost: never a silent gap.
