@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
-from bench import binding, churn, cold_vs_warm, crowd, idle, namespace, run
+from bench import binding, churn, cold_vs_warm, crowd, idle, namespace, run, spawn_stall
 from bench.bounds import Bound
 from bench.chaos import command as chaos
 from bench.children import ChildFailed
@@ -49,7 +49,7 @@ class Command(Protocol):
         """Measure."""
 
 
-COMMANDS: Final[tuple[Command, ...]] = (cold_vs_warm, run, binding, crowd, idle, chaos, churn, peers)
+COMMANDS: Final[tuple[Command, ...]] = (cold_vs_warm, run, binding, crowd, idle, chaos, churn, peers, spawn_stall)
 RATIOS: Final = frozenset({peers.NAME})
 """Commands whose assertions are on ratios, not on durations."""
 

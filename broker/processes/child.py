@@ -79,8 +79,23 @@ class Child:
     async def bring_up(self, launcher: Launcher, timeout_s: float, *, is_urgent: bool) -> None:
         """Launch the process and wait until it has proven itself ready.  ``is_urgent``: somebody waits for it.
 
+        Launches come one by one: each holds the event loop for some milliseconds, and others get a turn in between.
         Raises ``ProcessError``, ``OSError``, ``TimeoutError``.  A cancel leaves the process to ``take_down``.
         """
+        async with launcher.one_by_one:
+            await self._launch(launcher)
+        assert self.process is not None
+        if not is_urgent:
+            self.process.set_priority(STARTING_NICE)
+        try:
+            with anyio.fail_after(timeout_s):
+                await _prove_ready(self.process, PROBE if is_urgent else REHEARSAL)
+        except ProcessError:
+            self.has_refused = (self.process.returncode or 0) > 0
+            raise
+        self.process.set_priority(0)
+
+    async def _launch(self, launcher: Launcher) -> None:
         if self.again is None:
             self.launch = launcher.fresh(self.profile)
         else:
@@ -91,15 +106,6 @@ class Child:
         if self.profile.options.debug is not None:
             self._debug_log = DebugLog(self.launch.directory.debug_log)
         self.process = await Process.start(self.launch)
-        if not is_urgent:
-            self.process.set_priority(STARTING_NICE)
-        try:
-            with anyio.fail_after(timeout_s):
-                await _prove_ready(self.process, PROBE if is_urgent else REHEARSAL)
-        except ProcessError:
-            self.has_refused = (self.process.returncode or 0) > 0
-            raise
-        self.process.set_priority(0)
 
     async def supervise(self) -> None:
         """Wait for the end of the process, and follow its debug log meanwhile; a cancel leaves it running."""

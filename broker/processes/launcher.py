@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+import anyio
+
 from broker.config.launch_profile import LaunchProfile
 from broker.config.places import place
 from broker.config.tree import SCRUB_VARIABLE, Config
@@ -86,6 +88,8 @@ class Launcher:
         self.cgroups = Cgroups()
         self.is_scrubbed = False
         self.unscrubbed_because = ""
+        self.one_by_one = anyio.Lock()
+        """Held for a launch."""
 
     def claim_directory(self) -> None:
         """Keep ``state.dir`` for this process, until it ends: two brokers would sweep each other's conversations away.
