@@ -51,9 +51,9 @@ def is_honest(client: Client, last_seq: int) -> bool:
 
 # -- nobody reads ----------------------------------------------------------------------------------------------------
 
-CROWDS = [(200, 1, 0.04), (200, 1, 1), (20, 10, 1)] if IS_SOAK else [(4, 5, 1)]
+CROWDS = [(200, 1, 0.1), (200, 1, 1), (20, 10, 1)] if IS_SOAK else [(4, 5, 1)]
 """Sessions, each with a CLI of its own; readers of each: a controller and observers stall together; MB/s of each CLI.
-At 40 KB/s, ten lines of 4 KB a second, a CLI still says more than a model does; 200 MB/s are more than two cores
+At 100 KB/s, 25 lines of 4 KB a second, a CLI says far more than a model does; 200 MB/s are more than two cores
 carry."""
 DEADLINE_S = size(1, 10)
 FREED_WITHIN_S = DEADLINE_S + 2

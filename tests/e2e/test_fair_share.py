@@ -4,7 +4,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import pytest
@@ -76,7 +76,8 @@ class Flood:
                 sock.sendall(chunk)
                 self.sent += len(chunk)
         finally:
-            sock.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # the broker has ended it; then the thread has heard so
+                sock.shutdown(socket.SHUT_RDWR)
             reading.join()
 
 
