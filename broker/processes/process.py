@@ -147,12 +147,12 @@ class Process:
         except OSError as error:
             raise ProcessError(FailureReason.CLI_EXITED, f"cannot start {launch.argv[0]}: {error.strerror}") from error
         orphans.awaited.add(popen.pid)
-        launch.cgroup.take_in(popen.pid)
         offer_first(popen.pid)
         process = cls(popen, launch)
         try:
-            # Two turns of the loop: not worth a way back from a half-made child.
+            # A few turns of the loop: not worth a way back from a half-made child.
             with anyio.CancelScope(shield=True):
+                await launch.cgroup.take_in(popen.pid)
                 await process._attach()
         except BaseException as error:
             process._abandon()

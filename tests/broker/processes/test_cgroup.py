@@ -2,8 +2,8 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -60,12 +60,12 @@ def cgroups(tmp_path: Path) -> Iterator[Cgroups]:
     assert not found.folder.exists()
 
 
-@contextmanager
-def escaping(cgroup: Cgroup) -> Iterator["subprocess.Popen[bytes]"]:
+@asynccontextmanager
+async def escaping(cgroup: Cgroup) -> AsyncIterator["subprocess.Popen[bytes]"]:
     """A process in ``cgroup`` with two descendants that left its group and its environment."""
     with subprocess.Popen(["sh", "-c", "read go; " + ESCAPE], stdin=subprocess.PIPE, start_new_session=True) as popen:
         try:
-            cgroup.take_in(popen.pid)
+            await cgroup.take_in(popen.pid)
             assert popen.stdin is not None
             popen.stdin.write(b"\n")
             popen.stdin.close()
@@ -98,7 +98,7 @@ def _command(pid: int) -> str:
 async def test_what_left_its_group_and_its_environment_is_killed(cgroups: Cgroups) -> None:
     """One write ends the whole tree, also behind a dead leader; the folder goes, no other is touched."""
     first, second = cgroups.plan("first"), cgroups.plan("second")
-    with escaping(first) as popen, escaping(second) as other:
+    async with escaping(first) as popen, escaping(second) as other:
         await eventually(lambda: are_settled(cgroups, 6))
         popen.kill()
         popen.wait()
@@ -115,7 +115,7 @@ async def test_what_left_its_group_and_its_environment_is_killed(cgroups: Cgroup
 async def test_a_folder_that_is_not_empty_is_removed_later(cgroups: Cgroups) -> None:
     """``leave`` waits for nothing; ``tidy`` kills what is left and removes the folder, and those made inside."""
     mine = cgroups.plan("mine")
-    with escaping(mine) as popen:
+    async with escaping(mine) as popen:
         assert cgroups.folder is not None
         inner = cgroups.folder / "mine" / "inner"
         inner.mkdir()
@@ -137,7 +137,7 @@ async def test_above_the_bound_a_folder_is_left_and_told(cgroups: Cgroups, monke
     failed: list[str] = []
     cgroups.on_failed = failed.append
     first, second = cgroups.plan("first"), cgroups.plan("second")
-    with escaping(first), escaping(second):
+    async with escaping(first), escaping(second):
         assert cgroups.folder is not None
         first.leave()
         assert failed == []
@@ -151,7 +151,7 @@ async def test_above_the_bound_a_folder_is_left_and_told(cgroups: Cgroups, monke
 async def test_what_a_dead_broker_left_is_swept(cgroups: Cgroups, tmp_path: Path) -> None:
     """Whoever has the state directory next ends it; with another state directory nobody does."""
     (tmp_path / "other").mkdir()
-    with escaping(cgroups.plan("left")) as popen:
+    async with escaping(cgroups.plan("left")) as popen:
         await eventually(lambda: are_settled(cgroups, 3))
         pids = members(cgroups)
         Cgroups.of(tmp_path / "other").sweep()
@@ -170,20 +170,20 @@ async def test_where_none_can_be_made_a_process_lives_without(cgroups: Cgroups) 
     cgroups.folder.mkdir()
     (cgroups.folder / "cgroup.max.descendants").write_text("0")  # as where an operator allows no more
     mine = cgroups.plan("mine")
-    mine.take_in(os.getpid())
+    await mine.take_in(os.getpid())
     mine.kill()
     await mine.remove()
     assert failed == ["cgroup_make"]
     assert not (cgroups.folder / "mine").exists()
 
 
-def test_an_obstacle_is_told(tmp_path: Path) -> None:
+async def test_an_obstacle_is_told(tmp_path: Path) -> None:
     """A parent that is no cgroup, or that may not be written to, is no place for any; nothing is left there."""
     for parent in (tmp_path / "no such file", Path("/proc/self")):
         found = Cgroups(parent / "broker-1-2" if parent.exists() else Path("/dev/null/broker-1-2"))
         found.open()
         assert found.obstacle
-        found.plan("x").take_in(os.getpid())
+        await found.plan("x").take_in(os.getpid())
     plain = Cgroups(tmp_path / "broker-1-2")
     plain.open()
     assert plain.obstacle
