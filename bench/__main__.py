@@ -126,6 +126,8 @@ def _finish(report: Report, arguments: argparse.Namespace) -> int:
     print(report.text())
     if arguments.output is not None:
         report.write(arguments.output)
+    if report.interrupted:
+        return EXIT_INTERRUPTED
     failed = report.failed(arguments.assertions)
     for line in failed:
         print(f"assertion: {line}", file=sys.stderr)

@@ -72,7 +72,7 @@ def test_an_assertion_that_does_not_hold_exits_99() -> None:
     assert done.returncode == EXIT_ASSERTION
     assert "turn_p50 < 0.001 ms" in done.stderr
     assert "turn_max" not in done.stderr
-    assert "message -> turn completed" in done.stdout
+    assert "message sent -> turn completed" in done.stdout
 
 
 def test_a_broker_that_is_not_there_is_counted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,47 @@
+"""What a load is sent to: a broker that runs already, or one of the bench's own with the simulated CLI.
+
+Callers: ``run``, ``sweep``, ``ramp``, ``soak``.
+"""
+
+import argparse
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from bench import clis
+from bench.broker_process import Broker, Setup, broker_in
+from bench.secrets import without_user
+
+SPARES: Final = 32
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where it is, and the broker itself when it is one of the bench's own."""
+
+    url: str
+    name: str
+    broker: Broker | None = None
+    sessions: Path | None = None
+    """Directories of its sessions."""
+
+
+@asynccontextmanager
+async def target(arguments: argparse.Namespace, sessions: int) -> AsyncIterator[Target]:
+    """By ``--url`` and ``--warm``, for so many sessions at a time.  Raises ``ChildFailed``."""
+    if arguments.url is not None:
+        yield Target(arguments.url, without_user(arguments.url))
+        return
+    choice = clis.choice("simulated")
+    warm = min(sessions, SPARES) if arguments.warm is None else arguments.warm
+    with TemporaryDirectory(prefix="bench-broker-") as folder:
+        place = Path(folder)
+        # Spares for all: none is started while tenants hold theirs, as that would be measured, too.
+        limit = sessions if warm >= sessions else None
+        setup = Setup(choice.setting, warm, limit=limit, processes=max(2 * warm, 64, sessions + warm))
+        async with broker_in(place, setup) as running:
+            await running.wait_settled()
+            yield Target(running.url, choice.name, running, place / "state" / "sessions")
