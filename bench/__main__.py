@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
-from bench import binding, churn, cold_vs_warm, crowd, idle, namespace, run
+from bench import binding, churn, cold_vs_warm, connect, crowd, idle, namespace, ramp, run, soak, sweep
 from bench.bounds import Bound
 from bench.chaos import command as chaos
 from bench.children import ChildFailed
@@ -47,7 +47,9 @@ class Command(Protocol):
         """Measure."""
 
 
-COMMANDS: Final[tuple[Command, ...]] = (cold_vs_warm, run, binding, crowd, idle, chaos, churn)
+COMMANDS: Final[tuple[Command, ...]] = (
+    cold_vs_warm, run, sweep, ramp, soak, connect, binding, crowd, idle, chaos, churn,
+)  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:

@@ -24,7 +24,9 @@ class Subject:
     details: dict[str, Any] = field(default_factory=dict)
     """For the result file alone."""
     intervals: list[dict[str, Any]] = field(default_factory=list)
-    """The timeline: ``t`` in seconds and what was counted since the line before; for the result file alone."""
+    """The timeline: ``t`` in seconds and what was counted since the line before."""
+    shows_intervals: bool = False
+    """Whether the table has the timeline below it; the result file has it in any case."""
     generator_bound: list[str] = field(default_factory=list)
     """Why the figures are the load generator's own; empty when it was not the limit."""
     ratios: dict[str, float] = field(default_factory=dict)
@@ -50,6 +52,7 @@ class Subject:
             "facts": self.facts,
             "details": self.details,
             "intervals": self.intervals,
+            "shows_intervals": self.shows_intervals,
             "generator_bound": self.generator_bound,
             "ratios": self.ratios,
         }

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                             help=f"of the arrivals (default {DURATION_S:g}); closed: in place of --turns")  # fmt: skip
     load_group.add_argument("--arrival", choices=ARRIVALS, default="constant",
                             help="open: even distances or by chance (default %(default)s)")  # fmt: skip
-    load_group.add_argument("--max-sessions", type=script.sessions, default=256, metavar="N",
+    load_group.add_argument("--max-sessions", type=script.sessions, default=64, metavar="N",
                             help="open: at the same time; who finds no place waits (default %(default)s)")  # fmt: skip
     load_group.add_argument("--ramp", type=script.seconds, default=1.0, metavar="S",
                             help="closed: all have arrived after (default %(default)s)")  # fmt: skip

@@ -4,7 +4,7 @@ Callers: ``bench.report``, ``bench.results.report_file``.  It reads the document
 the file does not hold.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from bench.samples import COLUMNS
@@ -12,6 +12,8 @@ from bench.table import milliseconds, table
 
 SHORT: Final = 4
 """A fact of more values than this is a table of its own."""
+LINES: Final = 60
+"""Of a timeline."""
 BOUND: Final = "GENERATOR-BOUND: these figures are of the generator, not of the broker"
 CURVE: Final = ("ttft_p50", "ttft_p95", "turn_p95")
 """Figures of each point of a curve, in milliseconds."""
@@ -48,12 +50,27 @@ def _subject(subject: Mapping[str, Any]) -> Iterator[str]:
     yield f"\n{subject['name']} (milliseconds)"
     rows = [row(name, series) for name, series in subject["series"].items()]
     yield table(("series", "what", "n", *COLUMNS), rows)
+    if subject.get("shows_intervals"):
+        yield timeline(subject["intervals"])
     for reason in subject.get("generator_bound", ()):
         yield f"  {BOUND}: {reason}"
     for target in subject["targets"]:
         yield f"  target {target['verdict']}"
     for name, value in subject["facts"].items():
         yield _fact(name, value)
+
+
+def timeline(intervals: Sequence[Mapping[str, Any]]) -> str:
+    """The intervals one below the other; of many an even choice."""
+    step = max(1, -(-len(intervals) // LINES))
+    rows = [
+        (
+            f"{line['t']:.1f}", str(line.get("rate", "-")), str(line["sessions"]), str(line["turns"]),
+            str(line["failures"]), cell(line.get("ttft_p50")), cell(line.get("ttft_p95")),
+        )
+        for line in intervals[::step]
+    ]  # fmt: skip
+    return "\n" + table(("seconds", "rate", "sessions", "turns", "failures", "ttft_p50", "ttft_p95"), rows) + "\n"
 
 
 def row(name: str, series: Mapping[str, Any]) -> tuple[str, ...]:

@@ -42,9 +42,11 @@ ROLLING: Final = 1000
 class Meter:
     """``interval_s``: how often a line is added to the timeline.  ``warmup_s``: what was due before is not counted."""
 
-    def __init__(self, subject: Subject, interval_s: float = 1.0, warmup_s: float = 0.0) -> None:
+    def __init__(
+        self, subject: Subject, interval_s: float = 1.0, warmup_s: float = 0.0, titles: Mapping[str, str] = TITLES
+    ) -> None:
         self.subject = subject
-        self.load = Load(subject, TITLES)
+        self.load = Load(subject, titles)
         self.series = subject.series
         self.failures: Counter[str] = Counter()
         self.began_at = now()

@@ -28,6 +28,8 @@ class Progress:
         self._total_s = total_s
         self._every_s = every_s
         self._title = title
+        self._has_turns = "turn" in meter.series
+        """A storm of handshakes has none: what counts there is who is open."""
         self._seen = (now(), 0)
 
     async def watch(self) -> None:
@@ -49,14 +51,19 @@ class Progress:
     def line(self) -> str:
         """Elapsed, open sessions, turns per second since the line before, rolling time to first delta, failures."""
         meter, at = self._meter, now()
-        since, turns = self._seen
-        self._seen = (at, meter.turns)
-        per_second = (meter.turns - turns) / max(1e-9, at - since)
+        count = meter.turns if self._has_turns else meter.open
+        since, before = self._seen
+        self._seen = (at, count)
+        per_second = (count - before) / max(1e-9, at - since)
         total = "" if self._total_s is None else f"/{self._total_s:.0f}"
+        turns = [f"{meter.turns} turns", rolling(meter)] if self._has_turns else []
         parts = [
-            f"{meter.elapsed():.0f}{total} s", f"{meter.open} open", f"{meter.turns} turns", f"{per_second:.1f}/s",
-            rolling(meter), failures(meter),
-        ]  # fmt: skip
+            f"{meter.elapsed():.0f}{total} s",
+            f"{meter.open} open",
+            f"{per_second:.1f}/s",
+            *turns,
+            failures(meter),
+        ]
         if at < meter.counts_from:
             parts.insert(1, "warm-up")
         return "  ".join([self._title, *parts] if self._title else parts)

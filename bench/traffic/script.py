@@ -15,7 +15,6 @@ from bench.arrivals import Options, options_of
 DEADLINE_S: Final = 120.0
 TOKEN_VARIABLE: Final = "BENCH_TOKEN"  # noqa: S105 - a name
 MOST_SESSIONS: Final = 20_000
-SECRET_FLAGS: Final = ("--token",)
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,12 @@ def script_of(arguments: argparse.Namespace) -> Script:
     """From the flags of ``add_arguments``."""
     directives = f"[[sim tokens={arguments.tokens} itl_ms={arguments.itl:g} ttft_ms={arguments.sim_ttft:g}]]"
     text = arguments.prompt if arguments.prompt is not None else f"Say something. {directives}"
-    token = arguments.token or os.environ.get(TOKEN_VARIABLE) or None
-    return Script(text, arguments.think_time, arguments.timeout, token, options_of(arguments.seed))
+    return Script(text, arguments.think_time, arguments.timeout, token_of(arguments), options_of(arguments.seed))
+
+
+def token_of(arguments: argparse.Namespace) -> str | None:
+    """``--token``, else the environment's; None for a broker that asks for none."""
+    return arguments.token or os.environ.get(TOKEN_VARIABLE) or None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -64,10 +64,10 @@ def with_warmup(plan: Plan, warmup_s: float) -> Plan:
     return Plan(plan.first, plan.last, plan.seconds + warmup_s, plan.arrival)
 
 
-def meter_of(subject: Subject, shape: Shape, timing: Timing) -> Meter:
-    """A meter whose timeline fits."""
+def meter_of(subject: Subject, shape: Shape, timing: Timing, lines: int = TIMELINE) -> Meter:
+    """A meter whose timeline has about so many lines, none of less than a second."""
     total = total_s(shape, timing)
-    meter = Meter(subject, 1.0 if total is None else max(1.0, total / TIMELINE), timing.warmup_s)
+    meter = Meter(subject, 1.0 if total is None else max(1.0, total / lines), timing.warmup_s)
     if isinstance(shape, Open):
         meter.rate = shape.plan.rate
     return meter

@@ -40,7 +40,7 @@ async def target(arguments: argparse.Namespace, sessions: int) -> AsyncIterator[
     with TemporaryDirectory(prefix="bench-broker-") as folder:
         place = Path(folder)
         # Spares for all: none is started while tenants hold theirs, as that would be measured, too.
-        limit = sessions if warm >= sessions else None
+        limit = warm if warm >= sessions else None
         setup = Setup(choice.setting, warm, limit=limit, processes=max(2 * warm, 64, sessions + warm))
         async with broker_in(place, setup) as running:
             await running.wait_settled()

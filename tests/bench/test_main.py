@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench import cold_vs_warm, run
+from bench import cold_vs_warm, connect, ramp, run, soak, sweep
 from bench.__main__ import EXIT_ASSERTION, EXIT_INTERRUPTED, EXIT_UNAVAILABLE, main
 from tests.processes import process_table, tree
 from tests.real_cli import require
@@ -92,7 +92,7 @@ def test_a_mistaken_assertion_is_refused_before_anything_runs(bound: str) -> Non
     assert mistake.value.code == 2
 
 
-@pytest.mark.parametrize("command", [cold_vs_warm, run])
+@pytest.mark.parametrize("command", [cold_vs_warm, run, sweep, ramp, soak, connect])
 def test_help_names_every_series(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever writes an assertion finds the names in the help."""
     with pytest.raises(SystemExit) as ended:
