@@ -1,8 +1,8 @@
 """``python -m bench COMMAND``: read the arguments, run one question, print its table, judge the assertions.
 
-Exit codes: 0 measured; 1 something failed while measuring, or was found that must not be; 2 a mistake in the arguments;
-69 no CLI, or no namespace for the real one; 99 an assertion does not hold; 130 interrupted (what was started is ended
-first).
+Exit codes: 0 measured; 1 something failed while measuring, or was found that must not be; 2 a mistake in the arguments,
+or a file that is no result; 69 no CLI, or no namespace for the real one; 99 an assertion does not hold; 130 interrupted
+(what was started is ended, and what was measured printed, first).
 """
 
 import argparse
@@ -19,10 +19,15 @@ from bench.chaos import command as chaos
 from bench.children import ChildFailed
 from bench.direct import DirectFailed
 from bench.report import Report
+from bench.results import compare_files, report_file
+from bench.results.comparison import Unfit
+from bench.results.document import NoResult
+from bench.results.readme import NoMarkers
 from bench.tenant import TenantFailed
 from broker.errors import CliMissing
 
 EXIT_FAILED: Final = 1
+EXIT_MISTAKE: Final = 2
 EXIT_UNAVAILABLE: Final = 69
 EXIT_ASSERTION: Final = 99
 EXIT_INTERRUPTED: Final = 130
@@ -52,6 +57,25 @@ COMMANDS: Final[tuple[Command, ...]] = (
 )  # fmt: skip
 
 
+class FileCommand(Protocol):
+    """What a module must have that reads result files and measures nothing."""
+
+    NAME: str
+    SUMMARY: str
+    DESCRIPTION: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Its own arguments."""
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Print, and return the exit code."""
+
+
+FILE_COMMANDS: Final[tuple[FileCommand, ...]] = (compare_files, report_file)
+NO_RESULTS: Final = (NoResult, Unfit, NoMarkers, OSError)
+"""What a file command raises for files that are not what it needs."""
+
+
 def parser() -> argparse.ArgumentParser:
     """The arguments of every sub-command."""
     top = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks of the broker, one question each.")
@@ -59,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         one = commands.add_parser(
             command.NAME, help=command.SUMMARY, description=command.DESCRIPTION,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
         )  # fmt: skip
         command.add_arguments(one)
         result = one.add_argument_group("result")
@@ -70,7 +94,14 @@ def parser() -> argparse.ArgumentParser:
                             help="for example 'welcome_p50<60ms'; repeatable; exit code 99 when one does not hold. "
                                  f"Series: {', '.join(sorted(command.SERIES))}")  # fmt: skip
         result.add_argument("--seed", type=int, default=1, help="of everything random (default %(default)s)")
-        one.set_defaults(command=command)
+        one.set_defaults(command=command, file_command=None)
+    for file_command in FILE_COMMANDS:
+        one = commands.add_parser(
+            file_command.NAME, help=file_command.SUMMARY, description=file_command.DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        )  # fmt: skip
+        file_command.add_arguments(one)
+        one.set_defaults(file_command=file_command)
     return top
 
 
@@ -86,11 +117,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     top = parser()
     arguments = top.parse_args(given)
+    if arguments.file_command is not None:
+        return _read_files(arguments)
     command: Command = arguments.command
     unknown = [str(bound) for bound in arguments.assertions if bound.series not in command.SERIES]
     if unknown:
         top.error(f"--assert: no such series in {command.NAME}: {', '.join(unknown)}")
-    del arguments.command
+    del arguments.command, arguments.file_command
     try:
         if command.is_loopback_only(arguments):
             namespace.ensure(given)
@@ -107,6 +140,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _told(_leaves(known))
     return _finish(report, arguments)
+
+
+def _read_files(arguments: argparse.Namespace) -> int:
+    command: FileCommand = arguments.file_command
+    try:
+        return command.run(arguments)
+    except NO_RESULTS as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return EXIT_MISTAKE
 
 
 @contextmanager

@@ -28,11 +28,11 @@ LINES: Final = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this sub-command."""
     group = parser.add_argument_group("the load")
-    group.add_argument("--from", dest="first", type=script.seconds, default=1.0, metavar="R",
+    group.add_argument("--from", type=script.seconds, default=1.0, metavar="R",
                        help="sessions per second at the start (default %(default)s)")  # fmt: skip
-    group.add_argument("--to", dest="last", type=script.positive, default=20.0, metavar="R",
+    group.add_argument("--to", type=script.positive, default=20.0, metavar="R",
                        help="at the end (default %(default)s)")  # fmt: skip
-    group.add_argument("--over", dest="duration", type=script.positive, default=30.0, metavar="S",
+    group.add_argument("--over", type=script.positive, default=30.0, metavar="S",
                        help="seconds (default %(default)s)")  # fmt: skip
     group.add_argument("--turns", type=script.count, default=1, metavar="N",
                        help="messages of each session (default %(default)s)")  # fmt: skip
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 async def _measure(arguments: Any, report: Report) -> None:
-    plan = Plan(arguments.first, arguments.last, arguments.duration, arguments.arrival)
+    plan = Plan(vars(arguments)["from"], arguments.to, arguments.over, arguments.arrival)
     shape = Open(plan, arguments.turns, arguments.max_sessions)
     timing = Timing(arguments.warmup, arguments.grace, arguments.progress)
     async with target(arguments, shape.most) as found:

@@ -18,17 +18,15 @@ def without_user(text: str) -> str:
 
 
 def without_secrets(argv: Sequence[str]) -> list[str]:
-    """The command line with the token hidden, however the flag was shortened."""
+    """The command line with the token hidden.  A flag cannot be shortened, so the name alone tells."""
     shown: list[str] = []
     is_value = False
     for argument in argv:
-        name, equals, _ = argument.partition("=")
-        is_secret = len(name) > len("--t") and SECRET.startswith(name)
         if is_value:
             shown.append(HIDDEN)
-        elif is_secret and equals:
-            shown.append(f"{name}={HIDDEN}")
+        elif argument.startswith(f"{SECRET}="):
+            shown.append(f"{SECRET}={HIDDEN}")
         else:
             shown.append(without_user(argument))
-        is_value = is_secret and not equals and not is_value
+        is_value = argument == SECRET and not is_value
     return shown

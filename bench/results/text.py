@@ -55,7 +55,7 @@ def _subject(subject: Mapping[str, Any]) -> Iterator[str]:
     for reason in subject.get("generator_bound", ()):
         yield f"  {BOUND}: {reason}"
     for target in subject["targets"]:
-        yield f"  target {target['verdict']}"
+        yield f"  target {target.get('verdict') or target['bound']}"
     for name, value in subject["facts"].items():
         yield _fact(name, value)
 

@@ -87,14 +87,21 @@ def test_ctrl_c_prints_what_was_measured_so_far(tmp_path: Path) -> None:
     ("argv", "shown"),
     [
         (["run", "--token", "a", "--tokens", "5"], ["run", "--token", HIDDEN, "--tokens", "5"]),
-        (["--token=a", "--tok=b", "--to", "c"], [f"--token={HIDDEN}", f"--tok={HIDDEN}", "--to", HIDDEN]),
+        (["--token=a", "--to", "5", "--tokens=3"], [f"--token={HIDDEN}", "--to", "5", "--tokens=3"]),
         (["--token", "--token", "x"], ["--token", HIDDEN, "x"]),
         (["--url", "wss://u:p@h/x"], ["--url", "wss://h/x"]),
     ],
 )
 def test_a_command_line_is_shown_without_its_secrets(argv: list[str], shown: list[str]) -> None:
-    """Whether the token stands beside its flag or behind it, and however the flag is shortened."""
+    """Whether the token stands beside its flag or behind it."""
     assert without_secrets(argv) == shown
+
+
+def test_a_flag_cannot_be_shortened() -> None:
+    """Else a token behind a shortened flag would be written down."""
+    with pytest.raises(SystemExit) as mistake:
+        main(["connect", "--toke=secret", "--connections=1"])
+    assert mistake.value.code == 2
 
 
 @pytest.mark.parametrize(
