@@ -4,7 +4,6 @@ Caller: ``bench.__main__``.
 """
 
 import argparse
-import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +15,6 @@ import anyio
 from bench import clis
 from bench.arrivals import options_of
 from bench.broker_process import Broker, Setup, broker_in, with_token
-from bench.children import ChildFailed
 from bench.clock import now
 from bench.load import GENERATOR_LAG
 from bench.report import Report, Subject
@@ -24,6 +22,7 @@ from bench.secrets import without_user
 from bench.tenant import TenantFailed
 from bench.traffic import script
 from bench.traffic.bare_socket import BareSocket, Greeting, greet, greeting
+from bench.traffic.descriptors import make_room
 from bench.traffic.meter import Meter
 from bench.traffic.progress import Progress
 from bench.vitals import status_of
@@ -46,15 +45,15 @@ TOKEN: Final = "connect-token-of-this-run-0123456789"  # noqa: S105 - of this ru
 TENANT: Final = "storm"
 SOURCE_PORTS: Final = 10_000
 """Of one address of loopback: there are 28,000, and closed ones are kept for a minute."""
-SPARE_FDS: Final = 256
-"""Descriptors of this program beside its sockets."""
 ROOM: Final = 1000
-"""Sessions, descriptors, silent sockets that the broker allows above what comes."""
+"""Sessions and silent sockets that the broker allows above what comes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this sub-command."""
-    parser.add_argument("--url", metavar="ws://HOST:PORT/v1/chat/ws", help="a running broker (default: one of its own)")
+    parser.add_argument(
+        "--url", type=script.url, metavar="ws://HOST:PORT/v1/chat/ws", help="a running broker (default: one of its own)"
+    )
     parser.add_argument("--token", metavar="TOKEN",
                         help=f"for hello (default: ${script.TOKEN_VARIABLE}); never written to a result")  # fmt: skip
     parser.add_argument("--connections", type=script.sessions, default=1000, metavar="N",
@@ -77,23 +76,11 @@ def is_loopback_only(arguments: argparse.Namespace) -> bool:
 
 def run(arguments: argparse.Namespace) -> Report:
     """The storm.  Raises ``ChildFailed``; what fails for one socket is counted, not raised."""
-    descriptors(arguments.connections + SPARE_FDS)
+    make_room(arguments.connections)
     report = Report(NAME, vars(arguments), arguments.seed, label=arguments.label)
     with report.until_interrupted():
         anyio.run(_measure, arguments, report)
     return report
-
-
-def descriptors(count: int) -> None:
-    """Make room for so many, here and in what is started.  Raises ``ChildFailed`` when the system allows fewer."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + ROOM
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise ChildFailed(
-            f"{wanted} descriptors are needed and the system allows {hard} (ulimit -Hn): fewer connections"
-        )
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _measure(arguments: Any, report: Report) -> None:

@@ -270,6 +270,12 @@ class Tenant(asyncio.Protocol):
         assert turn.first_delta_at is not None
         return turn.first_delta_at - turn.sent_at
 
+    async def wait_answering(self, within_s: float) -> None:
+        """The first visible delta, or the end of a turn that has none.  Raises ``TenantFailed``."""
+        turn = self.turn
+        assert turn is not None
+        await self._wait(lambda: (turn.first_delta_at or turn.ended_at) is not None, within_s, "the first delta")
+
     async def wait_end(self, within_s: float) -> Turn:
         """The turn, completed.  Raises ``TenantFailed``."""
         turn = self.turn

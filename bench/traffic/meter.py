@@ -33,6 +33,8 @@ TITLES: Final = {
 }
 REASONS: Final = 50
 """Different reasons that are counted apart; the others are one."""
+LONGEST: Final = 60
+"""Letters of a reason: it may be a word of somebody else's server."""
 INTERVALS: Final = 3600
 """In a result; a run of unknown length that has more keeps the first."""
 ROLLING: Final = 1000
@@ -105,7 +107,7 @@ class Meter:
 
     def failed(self, error: TenantFailed | OSError) -> None:
         """A session gave up.  Failures count in the warm-up too: they take load away."""
-        reason = reason_of(error)
+        reason = "".join(letter if letter.isprintable() else "?" for letter in reason_of(error)[:LONGEST])
         self.failures[reason if reason in self.failures or len(self.failures) < REASONS else "other"] += 1
 
     @contextmanager

@@ -34,12 +34,12 @@ class Progress:
 
     async def watch(self) -> None:
         """Until cancelled; the last state of a live line stays on the screen."""
-        live = _live() if sys.stdout.isatty() else None
+        live = _Live.opened() if sys.stdout.isatty() else None
         if live is None:
             await self._repeat(self._every_s, lambda line: print(line, flush=True))
             return
-        with live:
-            await self._repeat(LIVE_S, lambda line: live.update(line, refresh=True))
+        with live.screen:
+            await self._repeat(LIVE_S, live.show)
 
     async def _repeat(self, every_s: float, tell: Callable[[str], Any]) -> None:
         due = now()
@@ -85,9 +85,23 @@ def failures(meter: Meter) -> str:
     return f"{sum(meter.failures.values())} failed ({reasons})"
 
 
-def _live() -> Any:
-    try:
-        from rich.live import Live  # noqa: PLC0415 - an extra, and 60 ms that a plain run need not wait
-    except ImportError:
-        return None
-    return Live("", auto_refresh=False)
+class _Live:
+    """A line of ``rich`` that renews itself."""
+
+    def __init__(self, screen: Any, text: Any) -> None:
+        self.screen = screen
+        self._text = text
+
+    @classmethod
+    def opened(cls) -> "_Live | None":
+        """None where ``rich`` is not installed."""
+        try:
+            from rich.live import Live  # noqa: PLC0415 - an extra, and 60 ms that a plain run need not wait
+            from rich.text import Text  # noqa: PLC0415
+        except ImportError:
+            return None
+        return cls(Live("", auto_refresh=False), Text)
+
+    def show(self, line: str) -> None:
+        """As it is: a broker's word in brackets is no markup."""
+        self.screen.update(self._text(line, no_wrap=True, overflow="ellipsis"), refresh=True)

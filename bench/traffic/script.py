@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from websockets.exceptions import InvalidURI
+from websockets.uri import parse_uri
+
 from bench.arrivals import Options, options_of
 
 DEADLINE_S: Final = 120.0
@@ -43,7 +46,9 @@ def token_of(arguments: argparse.Namespace) -> str | None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is measured, and what each session says."""
-    parser.add_argument("--url", metavar="ws://HOST:PORT/v1/chat/ws", help="a running broker (default: one of its own)")
+    parser.add_argument(
+        "--url", type=url, metavar="ws://HOST:PORT/v1/chat/ws", help="a running broker (default: one of its own)"
+    )
     parser.add_argument("--token", metavar="TOKEN",
                         help=f"for hello (default: ${TOKEN_VARIABLE}); never written to a result")  # fmt: skip
     parser.add_argument("--warm", type=count, metavar="N",
@@ -67,6 +72,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--progress", type=positive, default=5.0, metavar="S",
                      help="between two lines where stdout is no terminal (default %(default)s)")  # fmt: skip
     run.add_argument("--label", default="", metavar="TEXT", help="kept in the result and shown in its head")
+
+
+def url(text: str) -> str:
+    """A WebSocket address, for argparse."""
+    try:
+        parse_uri(text)
+    except InvalidURI as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def _number(kind: type[int] | type[float], least: float, most: float) -> Callable[[str], float]:

@@ -69,7 +69,7 @@ class Talker:
     async def _turn(self, tenant: Tenant, due: float) -> float:
         deadline_s = self._script.deadline_s
         tenant.say(self._script.text)
-        await tenant.wait_first_delta(deadline_s)
+        await tenant.wait_answering(deadline_s)
         turn = await tenant.wait_end(deadline_s)
         self._meter.turn(due, turn)
         assert turn.ended_at is not None

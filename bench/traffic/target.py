@@ -14,8 +14,11 @@ from typing import Final
 from bench import clis
 from bench.broker_process import Broker, Setup, broker_in
 from bench.secrets import without_user
+from bench.traffic.descriptors import make_room
 
 SPARES: Final = 32
+UNLIMITED: Final = "[limits]\nmessages_per_second = 1000000\nmessages_burst = 1000000"
+"""A session without think time says more than 20 messages a second when the answers are short."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Target:
 @asynccontextmanager
 async def target(arguments: argparse.Namespace, sessions: int) -> AsyncIterator[Target]:
     """By ``--url`` and ``--warm``, for so many sessions at a time.  Raises ``ChildFailed``."""
+    make_room(sessions)
     if arguments.url is not None:
         yield Target(arguments.url, without_user(arguments.url))
         return
@@ -41,7 +45,7 @@ async def target(arguments: argparse.Namespace, sessions: int) -> AsyncIterator[
         place = Path(folder)
         # Spares for all: none is started while tenants hold theirs, as that would be measured, too.
         limit = warm if warm >= sessions else None
-        setup = Setup(choice.setting, warm, limit=limit, processes=max(2 * warm, 64, sessions + warm))
+        setup = Setup(choice.setting, warm, limit=limit, processes=max(2 * warm, 64, sessions + warm), tables=UNLIMITED)
         async with broker_in(place, setup) as running:
             await running.wait_settled()
             yield Target(running.url, choice.name, running, place / "state" / "sessions")

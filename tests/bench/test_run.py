@@ -1,9 +1,12 @@
 """``bench run``, open and closed, against a broker of its own; what a result file must not hold."""
 
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -83,6 +86,22 @@ def test_ctrl_c_prints_what_was_measured_so_far(tmp_path: Path) -> None:
     assert document["subjects"][0]["series"]["ttft"]["n"] > 0
 
 
+def test_a_terminal_gets_a_line_that_renews_itself() -> None:
+    """With the extra `bench` and a terminal: the cursor is hidden while it runs and there again at its end."""
+    ours, theirs = pty.openpty()
+    argv = [sys.executable, "-m", "bench", "run", "--sessions=1", "--duration=1.2", "--ramp=0", *SHORT]
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        popen = subprocess.Popen(argv, cwd=ROOT, stdout=theirs, env={**os.environ, "TERM": "xterm"})
+        os.close(theirs)
+        told = b""
+        # EIO is how a terminal tells that nobody has its other end any more.
+        with suppress(OSError):
+            while piece := terminal.read(1 << 16):
+                told += piece
+    assert popen.wait(20) == 0
+    assert told.index(b"\x1b[?25l") < told.index(b" turns ") < told.rindex(b"\x1b[?25h") < told.index(b"p99.9")
+
+
 @pytest.mark.parametrize(
     ("argv", "shown"),
     [
@@ -105,7 +124,15 @@ def test_a_flag_cannot_be_shortened() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--sessions=0"], ["--rate=nan"], ["--rate=-1"], ["--sessions=2", "--rate=1"], ["--arrival=gamma"]]
+    "arguments",
+    [
+        ["--url=http://x"],
+        ["--sessions=0"],
+        ["--rate=nan"],
+        ["--rate=-1"],
+        ["--sessions=2", "--rate=1"],
+        ["--arrival=gamma"],
+    ],
 )
 def test_a_mistaken_load_is_refused(arguments: list[str]) -> None:
     """Before anything is started."""

@@ -52,6 +52,15 @@ def test_reasons_are_bounded(reasons: list[str]) -> None:
     assert sum(meter.failures.values()) == len(reasons)
 
 
+def test_a_reason_cannot_move_the_cursor() -> None:
+    """The word is of somebody else's server, and goes to a terminal."""
+    meter = Meter(Subject("x"))
+    meter.failed(TenantFailed("no", "a\x1b[2J\n" + "b" * 100))
+    (reason,) = meter.failures
+    assert reason.startswith("a?[2J?bb")
+    assert len(reason) == 60
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
