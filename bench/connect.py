@@ -5,7 +5,7 @@ Caller: ``bench.__main__``.
 
 import argparse
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -188,6 +188,10 @@ class _Storm:
             "attached per second": round(attached / self._took, 1) if self._took else 0.0,
             "lost while idle": lost,
         }
+        if len(self._memory) == 1:
+            # Interrupted before the end of the silence.
+            with suppress(OSError):
+                self._look()
         if len(self._memory) == 2 and attached > lost:
             before, after = self._memory
             facts["broker's memory, before and with all of them idle (MiB)"] = (

@@ -22,6 +22,8 @@ class Point:
     broken: tuple[str, ...]
     """The bounds that do not hold, each with its figure."""
     generator_bound: bool = False
+    waited: int = 0
+    """Arrivals that found every place taken."""
 
     @property
     def holds(self) -> bool:
@@ -56,8 +58,12 @@ class Curve:
         above = [point for point in self.points if point.value > knee.value]
         if not above:
             lines.append("it is the largest value of the sweep: the knee itself may be higher")
-        elif min(above, key=lambda point: point.value).generator_bound:
+            return lines
+        following = min(above, key=lambda point: point.value)
+        if following.generator_bound:
             lines.append("above it the generator was the limit: the broker's own knee may be higher")
+        if following.waited:
+            lines.append(f"above it {following.waited} sessions waited for a place: --max-sessions may be the limit")
         return lines
 
     def shown(self) -> dict[str, Any]:
@@ -74,7 +80,7 @@ class Curve:
 
 
 def judged(value: float, subject: Subject, failed: float, turns_per_second: float, bounds: Sequence[Bound],
-           most_failed: float) -> Point:  # fmt: skip
+           most_failed: float, waited: int = 0) -> Point:  # fmt: skip
     """The point for a load of ``value``: every bound must hold, and at most a share of ``most_failed`` may fail."""
     broken = [bound.verdict(subject.series).removeprefix("FAILED  ") for bound in bounds
               if not bound.holds(subject.series)]  # fmt: skip
@@ -85,4 +91,4 @@ def judged(value: float, subject: Subject, failed: float, turns_per_second: floa
         for name, samples in subject.series.items() if len(samples)
         for statistic in ("p50", "p95", "p99")
     }  # fmt: skip
-    return Point(value, turns_per_second, failed, figures, tuple(broken), bool(subject.generator_bound))
+    return Point(value, turns_per_second, failed, figures, tuple(broken), bool(subject.generator_bound), waited)

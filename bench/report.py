@@ -39,6 +39,15 @@ class Report:
     subjects: list[Subject] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     """What must not be, one line each; the run then exits 1."""
+    tables: list[str] = field(default_factory=list)
+    """Tables of the command's own, with their titles."""
+    figures: dict[str, Any] = field(default_factory=dict)
+    """What they are made of, for the result file."""
+    ratios: dict[str, float] = field(default_factory=dict)
+    """``FIGURE_vs_PROGRAM``: the broker's figure by that program's, for the table of README.md; other names are
+    figures as they are."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader must know: what was left out, and why."""
     label: str = ""
     interrupted: bool = False
     """Ctrl-C ended it; what was measured so far is here."""
@@ -75,6 +84,10 @@ class Report:
             "versions": versions(),
             "violations": self.violations,
             "subjects": [subject.shown() for subject in self.subjects],
+            "tables": self.tables,
+            "figures": self.figures,
+            "ratios": self.ratios,
+            "notes": self.notes,
         }
         return document if self.curve is None else {**document, "curve": self.curve.shown()}
 

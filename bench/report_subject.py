@@ -29,8 +29,6 @@ class Subject:
     """Whether the table has the timeline below it; the result file has it in any case."""
     generator_bound: list[str] = field(default_factory=list)
     """Why the figures are the load generator's own; empty when it was not the limit."""
-    ratios: dict[str, float] = field(default_factory=dict)
-    """Of the broker's figure to this subject's, by what was compared; for the table in README.md."""
 
     def open_series(self, name: str, title: str) -> Samples:
         """The samples of ``name``, made at its first mention; ``title`` is for the table."""
@@ -54,5 +52,4 @@ class Subject:
             "intervals": self.intervals,
             "shows_intervals": self.shows_intervals,
             "generator_bound": self.generator_bound,
-            "ratios": self.ratios,
         }

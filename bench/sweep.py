@@ -118,5 +118,5 @@ async def _point(
     await load(found.url, said, shape, timing, arguments.seed, meter, f"[{value:g}]")
     return judged(
         value, subject, meter.failed_share(), float(subject.facts["turns per second"]), bounds,
-        arguments.max_failed / 100,
+        arguments.max_failed / 100, meter.waited,
     )  # fmt: skip

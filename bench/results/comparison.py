@@ -118,8 +118,14 @@ def _subject_rows(
             continue
         asked = [limit.figure.removeprefix(f"{name}_") for limit in limits if limit.figure.startswith(f"{name}_")]
         extra = [statistic for statistic in asked if _is_statistic(statistic)]
+        both = Samples(series["samples"]), Samples(beside["samples"])
         for statistic in dict.fromkeys([*STATISTICS, *extra]):
-            yield _row(one["name"], name, statistic, series, beside, chance)
+            first, second = (
+                recorded if (recorded := figures.get(statistic)) is not None else kept.statistic(statistic)
+                for figures, kept in zip((series, beside), both, strict=True)
+            )
+            low, high = interval(*both, statistic, chance)
+            yield Row(one["name"], f"{name}_{statistic}", first, second, low, high)
     for figure, fact in RATES.items():
         values = one["facts"].get(fact), other["facts"].get(fact)
         if all(isinstance(value, int | float) for value in values):
@@ -132,18 +138,6 @@ def _is_statistic(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _row(
-    subject: str, name: str, statistic: str, one: Mapping[str, Any], other: Mapping[str, Any], chance: random.Random
-) -> Row:
-    samples = Samples(one["samples"]), Samples(other["samples"])
-    first, second = (
-        recorded if (recorded := series.get(statistic)) is not None else kept.statistic(statistic)
-        for series, kept in zip((one, other), samples, strict=True)
-    )
-    low, high = interval(*samples, statistic, chance)
-    return Row(subject, f"{name}_{statistic}", first, second, low, high)
 
 
 def interval(

@@ -65,7 +65,6 @@ class Subject(Struct):
     intervals: list[Interval] = []
     shows_intervals: bool = False
     generator_bound: list[str] = []
-    ratios: dict[str, float] = {}
 
 
 class CurvePoint(Struct):
@@ -118,6 +117,10 @@ class Document(Struct):
     command: list[str] = []
     versions: dict[str, str] = {}
     violations: list[str] = []
+    tables: list[str] = []
+    ratios: dict[str, float] = {}
+    targets: list[Target] = []
+    notes: list[str] = []
     curve: Curve | None = None
 
 

@@ -56,6 +56,9 @@ def page_of(document: Mapping[str, Any]) -> str:
         parts.append(
             f"<details><summary>{name}</summary>\n{inside}</details>" if is_long else f"<h2>{name}</h2>\n{inside}"
         )
+    parts += [f"<pre>{escape(one)}</pre>" for one in document["tables"]]
+    parts += [f"<p>{escape(target['verdict'] or target['bound'])}</p>" for target in document.get("targets", ())]
+    parts += [f"<p>{escape(line)}</p>" for line in document["notes"]]
     parts += ["<h2>Run</h2>", _pairs({**document["flags"], "seed": document["seed"]}), _pairs(document["versions"]),
               f"<p><code>{escape(' '.join(document['command']))}</code></p>"]  # fmt: skip
     policy = "default-src 'none'; style-src 'unsafe-inline'"

@@ -1,7 +1,7 @@
 """The table of README.md, made from the committed results in ``bench/baselines/``.  Pure.
 
-Caller: ``bench.results.report_file``.  A baseline is a result file whose subjects are the programs that the broker was
-compared with, each with ``ratios``: what was compared -> the broker's figure divided by that program's.
+Caller: ``bench.results.report_file``.  A baseline is a result file with ``ratios``: ``FIGURE_vs_PROGRAM`` is the
+broker's figure divided by that program's, any other name is a figure of the broker as it is; and with ``targets``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from bench.results.text import machine_line
 
 BEGIN: Final = "<!-- bench: begin; written by `python -m bench report --readme` -->"
 END: Final = "<!-- bench: end -->"
+BETWEEN: Final = "_vs_"
 NOTHING: Final = "No comparison has been recorded yet."
 
 
@@ -20,20 +21,37 @@ class NoMarkers(Exception):
 
 def tables(documents: Sequence[Mapping[str, Any]]) -> str:
     """One table for each document with ratios, in the order given: a column for each program, a row for each figure."""
-    found = [_table(document) for document in documents if any(subject["ratios"] for subject in document["subjects"])]
+    found = [_table(document) for document in documents if document["ratios"]]
     return "\n\n".join(found) if found else NOTHING
 
 
 def _table(document: Mapping[str, Any]) -> str:
-    subjects = [subject for subject in document["subjects"] if subject["ratios"]]
-    figures = list(dict.fromkeys(figure for subject in subjects for figure in subject["ratios"]))
-    head = [f"broker / other program, {document['bench']}", *(subject["name"] for subject in subjects)]
-    lines = [_line(head), _line(["---"] * len(head))]
-    for figure in figures:
-        values = [subject["ratios"].get(figure) for subject in subjects]
-        lines.append(_line([figure, *("-" if value is None else f"{value:.2f}" for value in values)]))
-    date = document["started"][:10]
-    return "\n".join([*lines, "", f"Smaller is better. {date}, {machine_line(document['host'])}."])
+    ratios: Mapping[str, float] = document["ratios"]
+    pairs = {name: name.split(BETWEEN, 1) for name in ratios if BETWEEN in name}
+    figures = list(dict.fromkeys(figure for figure, _ in pairs.values()))
+    programs = list(dict.fromkeys(program for _, program in pairs.values()))
+    parts = []
+    if pairs:
+        lines = [_line(["broker's figure / that of", *programs]), _line(["---"] * (len(programs) + 1))]
+        lines += [_line([figure, *(_cell(ratios.get(f"{figure}{BETWEEN}{program}")) for program in programs)])
+                  for figure in figures]  # fmt: skip
+        parts.append("\n".join(lines))
+    plain = [f"{name} {_cell(value)}" for name, value in ratios.items() if name not in pairs]
+    if plain:
+        parts.append(f"Of the broker alone: {', '.join(plain)}.")
+    targets = document["targets"]
+    missed = [f"`{target['bound']}`" for target in targets if not target["holds"]]
+    if targets:
+        parts.append(f"Targets that hold: {len(targets) - len(missed)} of {len(targets)}"
+                     + (f"; missed: {', '.join(missed)}." if missed else "."))  # fmt: skip
+    parts.append(
+        f"`python -m bench {document['bench']}`, {document['started'][:10]}, {machine_line(document['host'])}."
+    )
+    return "\n\n".join(parts)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -32,8 +32,15 @@ def text_of(document: Mapping[str, Any]) -> str:
     else:
         for subject in document["subjects"]:
             parts += _subject(subject)
+    parts += document["tables"]
+    parts += [_target(target) for target in document.get("targets", ())]
+    parts += [f"  note: {line}" for line in document["notes"]]
     parts += [f"  VIOLATION {line}" for line in document["violations"]]
     return "\n".join(parts)
+
+
+def _target(target: Mapping[str, Any]) -> str:
+    return f"  target {target.get('verdict') or target['bound']}"
 
 
 def _title(document: Mapping[str, Any]) -> str:
@@ -54,8 +61,7 @@ def _subject(subject: Mapping[str, Any]) -> Iterator[str]:
         yield timeline(subject["intervals"])
     for reason in subject.get("generator_bound", ()):
         yield f"  {BOUND}: {reason}"
-    for target in subject["targets"]:
-        yield f"  target {target.get('verdict') or target['bound']}"
+    yield from map(_target, subject["targets"])
     for name, value in subject["facts"].items():
         yield _fact(name, value)
 

@@ -167,6 +167,8 @@ def test_a_page_is_well_formed_whatever_it_says(text: str, values: list[float]) 
     made = report(values, name=text, flag=text)
     made.label = text
     made.violations.append(text)
+    made.tables.append(text)
+    made.notes.append(text)
     made.subjects[0].facts[text] = {text: text}
     made.subjects[0].generator_bound.append(text)
     made.curve = Curve(text, [text], [Point(1.0, 1.0, 0.0, {"ttft_p95": 3.0}, (text,))])
@@ -196,20 +198,19 @@ def test_a_page_shows_the_charts_and_nothing_from_outside(tmp_path: Path) -> Non
 
 
 def baseline(**ratios: float) -> dict[str, Any]:
-    """A comparison with two programs."""
-    made = Report("peers", {}, 1)
-    for name in ("websocketd", "plain | script"):
-        subject = Subject(name)
-        subject.ratios = dict(ratios)
-        made.subjects.append(subject)
-    return made.document()
+    """A comparison."""
+    return Report("peers", {}, 1, ratios=ratios).document() | {"targets": []}
 
 
 def test_the_table_has_a_column_for_each_program() -> None:
-    """A row for each figure; a bar in a name does not end its cell; without a baseline it says so."""
-    lines = tables([baseline(burst=0.256, paced=0.8)]).splitlines()
-    assert lines[0] == r"| broker / other program, peers | websocketd | plain \| script |"
-    assert lines[2:4] == ["| burst | 0.26 | 0.26 |", "| paced | 0.80 | 0.80 |"]
+    """A row for each figure; what has no program stands below; a target that is missed is named; none: it says so."""
+    made = baseline(burst_vs_websocketd=0.2564, paced_vs_websocketd=0.8, burst_vs_plain=0.1, idle_kib=31.0)
+    made["targets"] = [{"bound": "idle_kib <= 30", "holds": False}, {"bound": "a <= 1", "holds": True}]
+    lines = tables([made]).splitlines()
+    assert lines[0] == "| broker's figure / that of | websocketd | plain |"
+    assert lines[2:4] == ["| burst | 0.256 | 0.1 |", "| paced | 0.8 | - |"]
+    assert "Of the broker alone: idle_kib 31." in lines
+    assert "Targets that hold: 1 of 2; missed: `idle_kib <= 30`." in lines
     assert tables([]) == tables([baseline()]) == NOTHING
 
 
@@ -233,11 +234,11 @@ def test_readme_is_written_and_checked(tmp_path: Path) -> None:
     """A check fails before it is written and holds after; without markers it is a mistake."""
     readme = tmp_path / "README.md"
     readme.write_text(f"# x\n{BEGIN}\n{END}\n")
-    (tmp_path / "peers.json").write_text(json.dumps(baseline(burst=0.2)))
+    (tmp_path / "peers.json").write_text(json.dumps(baseline(burst_vs_websocketd=0.2)))
     flags = ["report", "--readme", f"--readme-file={readme}", f"--baselines={tmp_path}"]
     assert main([*flags, "--check"]) == EXIT_ASSERTION
     assert main(flags) == 0
-    assert "| burst | 0.20 |" in readme.read_text()
+    assert "| burst | 0.2 |" in readme.read_text()
     assert main([*flags, "--check"]) == 0
     readme.write_text("# x\n")
     assert main(flags) == EXIT_MISTAKE

@@ -36,6 +36,8 @@ def test_a_knee_below_a_tired_generator_is_doubtful() -> None:
     """When the next value was the generator's limit, the broker's own may be higher."""
     words = Curve("rate", ["b"], [point(1, True), point(2, False, generator_bound=True)]).told()
     assert "the generator was the limit" in "\n".join(words)
+    full = Point(2, 1.0, 0.0, {}, ("b",), waited=3)
+    assert "3 sessions waited for a place" in "\n".join(Curve("rate", ["b"], [point(1, True), full]).told())
 
 
 def test_a_point_is_judged_by_bounds_and_failures() -> None:
