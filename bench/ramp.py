@@ -65,3 +65,4 @@ async def _measure(arguments: Any, report: Report) -> None:
         report.subjects.append(subject)
         meter = meter_of(subject, shape, timing, LINES)
         await load(found.url, script.script_of(arguments), shape, timing, arguments.seed, meter)
+        report.violations += found.gone()

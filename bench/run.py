@@ -81,5 +81,6 @@ async def _measure(arguments: argparse.Namespace, report: Report) -> None:
         report.subjects.append(subject)
         meter = meter_of(subject, shape, timing)
         await load(found.url, script.script_of(arguments), shape, timing, arguments.seed, meter)
+        report.violations += found.gone()
         if isinstance(shape, Closed) and shape.turns is not None:
             subject.facts["turns completed"] = f"{meter.turns} of {shape.sessions * shape.turns}"

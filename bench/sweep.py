@@ -91,6 +91,9 @@ async def _measure(arguments: Any, report: Report, curve: Curve, bounds: list[Bo
             if number:
                 await _rest(found, arguments.pause)
             curve.points.append(await _point(arguments, report, found, said, value, bounds))
+            if gone := found.gone():
+                report.violations += gone
+                return
             tail = curve.points[-arguments.past :]
             if len(tail) == arguments.past and not any(point.holds for point in tail):
                 return

@@ -13,6 +13,7 @@ from typing import Final
 
 from bench import clis
 from bench.broker_process import Broker, Setup, broker_in
+from bench.children import ChildFailed
 from bench.secrets import without_user
 from bench.traffic.descriptors import make_room
 
@@ -30,6 +31,15 @@ class Target:
     broker: Broker | None = None
     sessions: Path | None = None
     """Directories of its sessions."""
+
+    def gone(self) -> list[str]:
+        """A line when a broker of the bench's own has ended before its time."""
+        try:
+            if self.broker is not None:
+                self.broker.process.check()
+        except ChildFailed as error:
+            return [str(error)]
+        return []
 
 
 @asynccontextmanager

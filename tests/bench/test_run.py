@@ -13,6 +13,7 @@ import pytest
 
 from bench.__main__ import EXIT_ASSERTION, EXIT_INTERRUPTED, main
 from bench.secrets import HIDDEN, without_secrets
+from tests.processes import process_table
 from tests.waiting import eventually_sync
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,6 +85,25 @@ def test_ctrl_c_prints_what_was_measured_so_far(tmp_path: Path) -> None:
     document = json.loads(file.read_text())
     assert document["interrupted"] is True
     assert document["subjects"][0]["series"]["ttft"]["n"] > 0
+
+
+def test_a_broker_of_its_own_that_ends_is_a_violation() -> None:
+    """Killed in the middle: what was measured is printed, the failures have their reasons, the run exits 1."""
+    argv = [sys.executable, "-m", "bench", "run", "--sessions=1", "--duration=2", "--ramp=0", *SHORT]
+    popen = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert popen.stdout is not None
+        lines = iter(popen.stdout.readline, "")
+        eventually_sync(lambda: " 0 turns" not in next(lines), 30)
+        (broker,) = [process.pid for process in process_table().values() if process.parent == popen.pid]
+        os.kill(broker, signal.SIGKILL)
+        rest = popen.communicate(timeout=30)[0]
+    finally:
+        popen.kill()
+        popen.communicate()
+    assert popen.returncode == 1
+    assert "VIOLATION the broker ended with -9" in rest
+    assert "connect_connectionrefused" in rest
 
 
 def test_a_terminal_gets_a_line_that_renews_itself() -> None:
