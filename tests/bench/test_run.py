@@ -45,14 +45,14 @@ def test_an_open_run_keeps_its_plan(tmp_path: Path, capfd: pytest.CaptureFixture
 
 
 def test_a_closed_run_of_a_duration(tmp_path: Path) -> None:
-    """Two sessions talk for half a second; a warm-up that is longer than all of it leaves nothing to count."""
+    """Two sessions talk for a second; what they say after their first message has a moment at which it was due."""
     file = tmp_path / "closed.json"
-    arguments = ["run", "--sessions=2", "--duration=0.5", "--ramp=0", "--think-time=0.05", *SHORT]
+    arguments = ["run", "--sessions=2", "--duration=1", "--ramp=0", "--think-time=0.05", *SHORT]
     assert main([*arguments, "--output", str(file), "--assert=turn_max<30s"]) == 0
     (subject,) = json.loads(file.read_text())["subjects"]
     assert subject["series"]["connect"]["n"] == 2
-    assert subject["series"]["ttft"]["n"] == subject["facts"]["turns completed"] >= 4
-    assert subject["series"]["slip"]["n"] >= 2
+    assert subject["series"]["ttft"]["n"] == subject["facts"]["turns completed"] >= 2
+    assert subject["series"]["slip"]["n"] >= 1
 
 
 def test_failures_are_counted_by_their_reason(tmp_path: Path) -> None:
