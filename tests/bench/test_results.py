@@ -50,8 +50,12 @@ def written(path: Path, made: Report) -> Path:
 def test_a_file_is_printed_as_the_run_was(tmp_path: Path) -> None:
     """The table of the file is the table of the run, to the character, but for the load of the machine."""
     made = report([0.1, 0.2])
+    made.subjects[0].generator_bound.append("its loop was late")
+    made.subjects[0].shows_intervals = True
     file = written(tmp_path / "a.json", made)
     told, again = made.text(), text_of(read(file))
+    assert "GENERATOR-BOUND: these figures are of the generator, not of the broker: its loop was late" in told
+    assert json.loads(file.read_text())["subjects"][0]["generator_bound"] == ["its loop was late"]
     assert told.partition("\n")[2] == again.partition("\n")[2]
 
 
