@@ -1,6 +1,6 @@
 """Two results beside each other: how much each figure has moved, how sure that is, and what fails on it.  Pure.
 
-Caller: ``bench.results.compare_files``.
+Caller: ``bench.results.compare_files``.  What a limit may name: a statistic of a series, a rate, a ratio of ``peers``.
 """
 
 import math
@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bench.peers.judgement import NAMES as RATIOS
+from bench.ratios import RatioBound, number
 from bench.samples import Samples, rank
 from bench.table import table
 
@@ -20,6 +22,9 @@ ROUNDS: Final = 1000
 LOW, HIGH = 2.5, 97.5
 RATES: Final = {"turns_per_second": "turns per second", "attached_per_second": "attached per second"}
 """Facts that are compared, too, by the name that ``--fail-on`` gives them."""
+RATIO_SUBJECT: Final = "ratios"
+TIMES: Final = "milliseconds, or per second"
+SHARES: Final = "broker by peer, or the broker's own figure"
 LOAD_FLAGS: Final = frozenset({"output", "label", "url", "assertions", "progress", "grace"})
 """Flags that do not make another load."""
 _FORM: Final = re.compile(
@@ -41,11 +46,11 @@ class Limit:
 
     @classmethod
     def parse(cls, text: str) -> "Limit":
-        """Read ``ttft_p95:+10%`` or ``turns_per_second:-5%``.  Raises ``ValueError``."""
+        """Read ``ttft_p95:+10%``, ``turns_per_second:-5%``, ``burst_vs_plain:+15%``.  Raises ``ValueError``."""
         found = _FORM.fullmatch(text)
         if found is None:
             raise ValueError(f"{text!r} is not of the form ttft_p95:+10% or turns_per_second:-5%")
-        if found["figure"] not in RATES:
+        if found["figure"] not in RATES.keys() | RATIOS:
             _, _, statistic = found["figure"].rpartition("_")
             Samples([0.0]).statistic(statistic)
         share = float(found["percent"]) / 100
@@ -70,6 +75,7 @@ class Row:
     low: float | None = None
     high: float | None = None
     """Between these lies the change in 95 of 100 resamplings; None where that says nothing."""
+    unit: str = TIMES
 
     @property
     def change(self) -> float:
@@ -89,8 +95,9 @@ def rows(first: Mapping[str, Any], second: Mapping[str, Any], seed: int, limits:
         raise Unfit(f"one is of `{first['bench']}`, the other of `{second['bench']}`")
     chance = random.Random(seed)
     found = [row for one, other in _pairs(first, second) for row in _subject_rows(one, other, limits, chance)]
+    found += _ratio_rows(first["ratios"], second["ratios"])
     if not found:
-        raise Unfit("no series was measured in both")
+        raise Unfit("no series and no ratio was measured in both")
     missing = {limit.figure for limit in limits} - {row.figure for row in found}
     if missing:
         raise Unfit(f"not measured in both: {', '.join(sorted(missing))}")
@@ -100,6 +107,8 @@ def rows(first: Mapping[str, Any], second: Mapping[str, Any], seed: int, limits:
 def _pairs(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[Any, Any]]:
     """Subjects of the same name; where each file has one, that one, whatever it is called."""
     ones, others = first["subjects"], second["subjects"]
+    if not ones and not others:
+        return []
     if len(ones) == len(others) == 1:
         return [(ones[0], others[0])]
     by_name = {subject["name"]: subject for subject in others}
@@ -127,9 +136,36 @@ def _subject_rows(
             low, high = interval(*both, statistic, chance)
             yield Row(one["name"], f"{name}_{statistic}", first, second, low, high)
     for figure, fact in RATES.items():
-        values = one["facts"].get(fact), other["facts"].get(fact)
-        if all(isinstance(value, int | float) for value in values):
-            yield Row(one["name"], figure, *map(float, values))
+        before, after = one["facts"].get(fact), other["facts"].get(fact)
+        if isinstance(before, int | float) and isinstance(after, int | float):
+            yield Row(one["name"], figure, float(before), float(after))
+
+
+def _ratio_rows(ones: Mapping[str, float], others: Mapping[str, float]) -> list[Row]:
+    return [Row(RATIO_SUBJECT, name, ones[name], others[name], unit=SHARES) for name in ones if name in others]
+
+
+def target_limits(first: Mapping[str, Any], second: Mapping[str, Any], share: float) -> tuple[list[Limit], list[str]]:
+    """A limit for each ratio in both that has a target in the second: it may be worse by ``share``.
+
+    A target below which a ratio has to stay says that more is worse, one above which it has to stay that less is.
+    Also: the names of those with a target that one of the files does not have, for a round in which a peer seems to
+    have added nothing has no ratio.  Raises ``Unfit`` when nothing is left to be judged.
+    """
+    limits, missing = [], []
+    for target in second["targets"]:
+        try:
+            bound = RatioBound.parse(target["bound"])
+        except ValueError as error:
+            raise Unfit(str(error)) from error
+        if bound.series not in first["ratios"] or bound.series not in second["ratios"]:
+            missing.append(bound.series)
+            continue
+        falls = bound.operator.startswith(">")
+        limits.append(Limit(bound.series, -share if falls else share, falls))
+    if not limits:
+        raise Unfit("no ratio with a target was measured in both")
+    return limits, missing
 
 
 def _is_statistic(text: str) -> bool:
@@ -203,12 +239,18 @@ def text(found: Sequence[Row]) -> str:
     parts = []
     for subject in dict.fromkeys(row.subject for row in found):
         cells = [
-            (row.figure, f"{row.first:.3f}", f"{row.second:.3f}", f"{row.change:+.1%}", _interval(row))
-            for row in found if row.subject == subject
-        ]  # fmt: skip
-        parts.append(f"{subject} (milliseconds, or per second)")
+            (row.figure, *_values(row), f"{row.change:+.1%}", _interval(row)) for row in found if row.subject == subject
+        ]
+        unit = next(row.unit for row in found if row.subject == subject)
+        parts.append(f"{subject} ({unit})")
         parts.append(table(("figure", "first", "second", "change", "95 % of resamplings"), cells))
     return "\n".join(parts)
+
+
+def _values(row: Row) -> tuple[str, str]:
+    if row.unit == SHARES:
+        return number(row.first), number(row.second)
+    return f"{row.first:.3f}", f"{row.second:.3f}"
 
 
 def _interval(row: Row) -> str:

@@ -4,6 +4,7 @@ Caller: ``bench.results.page``.  No script, no font, no address; every text is e
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -35,11 +36,10 @@ class Scale:
 
 
 def ticks(low: float, high: float, most: int = TICKS) -> list[float]:
-    """Round values within ``low`` and ``high``, at distances of 1, 2 or 5 times a power of ten."""
-    span = high - low
-    if not 0 < span < math.inf:
+    """Round values within ``low`` and ``high``, at distances of 1, 2 or 5 times a power of ten; or ``low``."""
+    raw = (high - low) / most
+    if not sys.float_info.min <= raw < math.inf:
         return [low]
-    raw = span / most
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

@@ -83,7 +83,7 @@ def test_a_file_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
 # -- compare --
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(MEASURED, MEASURED)
 def test_a_change_is_relative_to_the_first(one: list[float], other: list[float]) -> None:
     """For each figure, and turned around it is undone; nothing has changed against itself."""
@@ -96,6 +96,7 @@ def test_a_change_is_relative_to_the_first(one: list[float], other: list[float])
     assert all(row.change == 0 for row in rows(first, first, 1))
 
 
+@settings(max_examples=25)
 @given(MEASURED.filter(lambda values: len(values) > 1), st.sampled_from(["mean", "p50", "p95"]), st.integers(0, 99))
 def test_an_interval_is_one(values: list[float], statistic: str, seed: int) -> None:
     """Its ends are in order; samples that are all the same leave no doubt."""

@@ -45,9 +45,9 @@ def test_an_open_run_keeps_its_plan(tmp_path: Path, capfd: pytest.CaptureFixture
 
 
 def test_a_closed_run_of_a_duration(tmp_path: Path) -> None:
-    """Two sessions talk for a second; what they say after their first message has a moment at which it was due."""
+    """Two sessions talk for half a second; what they say after their first message has a moment at which it was due."""
     file = tmp_path / "closed.json"
-    arguments = ["run", "--sessions=2", "--duration=1", "--ramp=0", "--think-time=0.05", *SHORT]
+    arguments = ["run", "--sessions=2", "--duration=0.5", "--ramp=0", "--think-time=0.05", *SHORT]
     assert main([*arguments, "--output", str(file), "--assert=turn_max<30s"]) == 0
     (subject,) = json.loads(file.read_text())["subjects"]
     assert subject["series"]["connect"]["n"] == 2
@@ -106,6 +106,7 @@ def test_a_broker_of_its_own_that_ends_is_a_violation() -> None:
     assert "connect_connectionrefused" in rest
 
 
+@pytest.mark.full
 def test_a_terminal_gets_a_line_that_renews_itself() -> None:
     """With the extra `bench` and a terminal: the cursor is hidden while it runs and there again at its end."""
     ours, theirs = pty.openpty()

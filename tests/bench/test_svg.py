@@ -4,7 +4,7 @@ import math
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bench.results.svg import Chart, Line, Scale, curve_of, drawn, thinned, ticks
@@ -49,6 +49,7 @@ def test_thinning_keeps_the_peak(points: list[tuple[int, int]], most: int) -> No
         assert max(y for _, y in kept) == max(y for _, y in points)
 
 
+@example([(0.0, 5e-324)], [], "")
 @given(
     st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), max_size=50),
     st.lists(st.tuples(st.floats(0, 1e6), st.integers(0, 100)), max_size=10),

@@ -94,11 +94,11 @@ def test_a_sweep_without_a_knee_exits_99_and_ends_early(tmp_path: Path) -> None:
 
 
 def test_a_ramp_tells_its_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """From 2 to 10 a second within a second are 6 sessions, and the timeline has the rate."""
+    """From 2 to 10 a second within half a second are 3 sessions, and the timeline has the rate."""
     file = tmp_path / "ramp.json"
-    assert main(["ramp", "--from=2", "--to=10", "--over=1", *SHORT, "--output", str(file)]) == 0
+    assert main(["ramp", "--from=2", "--to=10", "--over=0.5", *SHORT, "--output", str(file)]) == 0
     (subject,) = json.loads(file.read_text())["subjects"]
-    assert subject["series"]["ttft"]["n"] == 6
+    assert subject["series"]["ttft"]["n"] == 3
     assert all(2 <= line["rate"] <= 10 for line in subject["intervals"])
     assert "ttft_p95" in capsys.readouterr().out
 
@@ -106,7 +106,7 @@ def test_a_ramp_tells_its_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_a_soak_compares_the_broker_with_itself(tmp_path: Path) -> None:
     """Memory, descriptors, threads before and after, a look in each interval."""
     file = tmp_path / "soak.json"
-    arguments = ["soak", "--sessions=2", "--duration=1", "--every=0.4", "--think-time=0.05", *SHORT]
+    arguments = ["soak", "--sessions=2", "--duration=0.6", "--every=0.2", "--think-time=0.05", *SHORT]
     assert main([*arguments, "--output", str(file)]) == 0
     (subject,) = json.loads(file.read_text())["subjects"]
     assert {"fds", "threads", "tasks"} <= set(subject["facts"]["broker at rest, before and after"])
