@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help run test test-full check soak bench schema real-cli real-cli-contract requirements system
+.PHONY: help run test test-full check soak bench bench-check schema real-cli real-cli-contract requirements system
 .DEFAULT_GOAL := help
 
 LISTEN ?= 127.0.0.1:8765
@@ -13,6 +13,10 @@ SOAK_SECONDS ?= 1800
 WORKERS := -n 2 --dist loadscope
 PACKAGES := $(wildcard broker protocol simulator bench tests)
 REAL_CLI := $(wildcard tests/real_cli/install tests/real_cli/package-lock.json tests/real_cli/requirements.txt)
+
+# What bench-check measures: the total pace of the full size from a quarter of its sessions, whose starts take most of the time.
+BASELINE := bench/baselines/peers.json
+SHORT_PEERS := --scenario burst,latency,connect,paced --rounds 3 --sessions 25 --rate 400 --seconds 2
 
 # Tests that have a full size: thousands of cuts, kills, cancels, and loads that last.
 SOAKS = $(shell grep -rl --include='test_*.py' '^from tests.soak import' tests)
@@ -29,6 +33,7 @@ help:
 	@echo "make real-cli   install the pinned versions of the real Claude Code CLI into .real-cli/"
 	@echo "make real-cli-contract   write down again which shapes those versions send (tests/conformance/contracts/)"
 	@echo "make bench      the benchmarks (ARGS=\"cold-vs-warm --cli real\")"
+	@echo "make bench-check   a short bench peers beside $(BASELINE); fails when a ratio with a target is 15 % worse"
 	@echo "make schema     write the JSON Schema of the protocol again"
 	@echo "make requirements   write the pins in requirements.txt again, from pyproject.toml"
 
@@ -56,6 +61,13 @@ soak: .venv/.project system
 
 bench: .venv/.project
 	@.venv/bin/python -m bench $(ARGS)
+
+bench-check: .venv/.project
+	@if [ ! -f $(BASELINE) ]; then \
+	    echo "no $(BASELINE): on a machine at rest, make bench ARGS=\"peers --output $(BASELINE)\"" >&2; exit 2; fi; \
+	result="$$(mktemp --suffix=.json)"; trap 'rm -f "$$result" "$$result.part"' EXIT; \
+	.venv/bin/python -m bench peers $(SHORT_PEERS) --output "$$result" $(ARGS); \
+	.venv/bin/python -m bench compare $(BASELINE) "$$result" --fail-on-targets 15%
 
 schema: .venv/.project
 	.venv/bin/python -m protocol.schema

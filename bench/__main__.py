@@ -1,8 +1,8 @@
 """``python -m bench COMMAND``: read the arguments, run one question, print its table, judge the assertions.
 
-Exit codes: 0 measured; 1 something failed while measuring, or was found that must not be; 2 a mistake in the arguments;
-69 no CLI, or no namespace for the real one; 99 an assertion does not hold; 130 interrupted (what was started is ended
-first).
+Exit codes: 0 measured; 1 something failed while measuring, or was found that must not be; 2 a mistake in the arguments,
+or a file that is no result; 69 no CLI, or no namespace for the real one; 99 an assertion does not hold; 130 interrupted
+(what was started is ended, and what was measured printed, first).
 """
 
 import argparse
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
-from bench import binding, churn, cold_vs_warm, crowd, idle, namespace, run, spawn_stall
+from bench import binding, churn, cold_vs_warm, connect, crowd, idle, namespace, ramp, run, soak, spawn_stall, sweep
 from bench.bounds import Bound
 from bench.chaos import command as chaos
 from bench.children import ChildFailed
@@ -21,10 +21,15 @@ from bench.direct import DirectFailed
 from bench.peers import command as peers
 from bench.ratios import RatioBound
 from bench.report import Report
+from bench.results import compare_files, report_file
+from bench.results.comparison import Unfit
+from bench.results.document import NoResult
+from bench.results.readme import NoMarkers
 from bench.tenant import TenantFailed
 from broker.errors import CliMissing
 
 EXIT_FAILED: Final = 1
+EXIT_MISTAKE: Final = 2
 EXIT_UNAVAILABLE: Final = 69
 EXIT_ASSERTION: Final = 99
 EXIT_INTERRUPTED: Final = 130
@@ -49,9 +54,31 @@ class Command(Protocol):
         """Measure."""
 
 
-COMMANDS: Final[tuple[Command, ...]] = (cold_vs_warm, run, binding, crowd, idle, chaos, churn, peers, spawn_stall)
+COMMANDS: Final[tuple[Command, ...]] = (
+    cold_vs_warm, run, sweep, ramp, soak, connect, binding, crowd, idle, chaos, churn, peers,
+    spawn_stall,
+)  # fmt: skip
 RATIOS: Final = frozenset({peers.NAME})
 """Commands whose assertions are on ratios, not on durations."""
+
+
+class FileCommand(Protocol):
+    """What a module must have that reads result files and measures nothing."""
+
+    NAME: str
+    SUMMARY: str
+    DESCRIPTION: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Its own arguments."""
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Print, and return the exit code."""
+
+
+FILE_COMMANDS: Final[tuple[FileCommand, ...]] = (compare_files, report_file)
+NO_RESULTS: Final = (NoResult, Unfit, NoMarkers, OSError)
+"""What a file command raises for files that are not what it needs."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         one = commands.add_parser(
             command.NAME, help=command.SUMMARY, description=command.DESCRIPTION,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
         )  # fmt: skip
         command.add_arguments(one)
         result = one.add_argument_group("result")
@@ -75,7 +102,14 @@ def parser() -> argparse.ArgumentParser:
         result.add_argument("--assert", dest="assertions", type=form, action="append", default=[], metavar="BOUND",
                             help=told + ", ".join(sorted(command.SERIES)))  # fmt: skip
         result.add_argument("--seed", type=int, default=1, help="of everything random (default %(default)s)")
-        one.set_defaults(command=command)
+        one.set_defaults(command=command, file_command=None)
+    for file_command in FILE_COMMANDS:
+        one = commands.add_parser(
+            file_command.NAME, help=file_command.SUMMARY, description=file_command.DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        )  # fmt: skip
+        file_command.add_arguments(one)
+        one.set_defaults(file_command=file_command)
     return top
 
 
@@ -98,11 +132,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     top = parser()
     arguments = top.parse_args(given)
+    if arguments.file_command is not None:
+        return _read_files(arguments)
     command: Command = arguments.command
     unknown = [str(bound) for bound in arguments.assertions if bound.series not in command.SERIES]
     if unknown:
         top.error(f"--assert: no such series in {command.NAME}: {', '.join(unknown)}")
-    del arguments.command
+    del arguments.command, arguments.file_command
     try:
         if command.is_loopback_only(arguments):
             namespace.ensure(given)
@@ -119,6 +155,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _told(_leaves(known))
     return _finish(report, arguments)
+
+
+def _read_files(arguments: argparse.Namespace) -> int:
+    command: FileCommand = arguments.file_command
+    try:
+        return command.run(arguments)
+    except NO_RESULTS as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return EXIT_MISTAKE
 
 
 @contextmanager
@@ -140,6 +185,8 @@ def _finish(report: Report, arguments: argparse.Namespace) -> int:
     print(report.text())
     if arguments.output is not None:
         report.write(arguments.output)
+    if report.interrupted:
+        return EXIT_INTERRUPTED
     failed = report.failed(arguments.assertions)
     for line in failed:
         print(f"assertion: {line}", file=sys.stderr)

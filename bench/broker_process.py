@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -108,6 +109,13 @@ class Broker:
         with urlopen(f"http://127.0.0.1:{self._admin}/metrics", timeout=HEALTH_TIMEOUT_S) as answer:
             lines = answer.read().decode().splitlines()
         return float(dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))[name])
+
+
+def with_token(place: Path, tenant: str, token: str) -> str:
+    """Write ``tenants.toml`` with one tenant; returns the table of the configuration that names it."""
+    hashed = sha256(token.encode()).hexdigest()
+    (place / "tenants.toml").write_text(f'[tenants.{tenant}]\ntokens = [{{hash = "sha256:{hashed}", subject = "s"}}]\n')
+    return '[auth]\nmode = "tokens"\nfile = "tenants.toml"'
 
 
 @asynccontextmanager

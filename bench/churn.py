@@ -9,7 +9,6 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -17,7 +16,7 @@ from typing import Any, Final
 import anyio
 
 from bench import clis, vitals
-from bench.broker_process import Broker, Setup, broker_in
+from bench.broker_process import Broker, Setup, broker_in, with_token
 from bench.chaos.link import Link, linked
 from bench.clock import now
 from bench.load import GENERATOR_LAG, Load
@@ -70,14 +69,10 @@ async def _measure(arguments: Any, report: Report) -> None:
     report.subjects.append(subject)
     with TemporaryDirectory(prefix="bench-churn-") as folder:
         place = Path(folder)
-        hashed = sha256(TOKEN.encode()).hexdigest()
-        (place / "tenants.toml").write_text(
-            f'[tenants.churn]\ntokens = [{{hash = "sha256:{hashed}", subject = "s"}}]\n'
-        )
         setup = Setup(
             choice.setting, warm=1, processes=2, pool='isolation = "none"',
             server="max_unauthenticated = 2000\nmax_unauthenticated_per_ip = 500",
-            tables='[auth]\nmode = "tokens"\nfile = "tenants.toml"',
+            tables=with_token(place, "churn", TOKEN),
         )  # fmt: skip
         async with broker_in(place, setup) as running:
             await running.wait_settled()

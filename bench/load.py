@@ -1,6 +1,6 @@
 """Tenants at the same time: their series, the lag of this program's own loop, how long all of it took.
 
-Callers: ``bench.run``, ``bench.crowd``, ``bench.chaos.command``.
+Callers: ``bench.traffic.meter``, ``bench.crowd``, ``bench.churn``, ``bench.chaos.command``.
 """
 
 from collections import Counter

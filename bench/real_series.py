@@ -84,8 +84,8 @@ class _Series:
         """The stand-in alone, on a quiet machine."""
         await wait_quiet(self._plan.quiet_s)
         first_byte, first_delta = await anyio.to_thread.run_sync(self._api.probe, PROBES)
-        self._series["api_first_byte"].values += first_byte.values
-        self._series["api_first_delta"].values += first_delta.values
+        self._series["api_first_byte"].extend(first_byte.values)
+        self._series["api_first_delta"].extend(first_delta.values)
 
     async def one_by_one(self) -> None:
         """One tenant at a time; a cold one and two without a broker after every few warm ones."""

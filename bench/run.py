@@ -1,54 +1,51 @@
-"""``run``: a closed loop of sessions that talk, against a running broker or one of its own.
+"""``run``: one load, closed or open, against a running broker or one of its own.
 
-Caller: ``bench.__main__``.  Closed: a session sends its next message when the answer to the last one is complete, so a
-slow broker is asked less; the figures are those of this load, not of a fixed rate.
+Caller: ``bench.__main__``.  Closed (``--sessions``): a session sends its next message when the answer to the last one
+is complete, so a slow broker is asked less.  Open (``--rate``): sessions arrive by a plan, and what is late counts from
+the moment at which it was due: no stall hides behind the sessions that it kept from coming.
 """
 
 import argparse
-import random
-from functools import partial
-from typing import Any, Final
 
 import anyio
 
-from bench import clis
-from bench.arrivals import Options, options_of
-from bench.broker_process import Setup, broker
-from bench.clock import now
-from bench.load import Load
 from bench.report import Report, Subject
-from bench.tenant import Tenant, TenantFailed, connect
+from bench.traffic import script
+from bench.traffic.meter import TITLES
+from bench.traffic.plan import ARRIVALS, Plan
+from bench.traffic.shape import Closed, Open, Shape, Timing, load, meter_of, with_warmup
+from bench.traffic.target import target
 
-NAME: Final = "run"
-SUMMARY: Final = "sessions that talk: connect, welcome, first token, gaps, turns"
-DESCRIPTION: Final = """\
-Opens --sessions sockets, spread over --ramp seconds; each says hello, sends --turns messages one after another and asks
-for answers of --tokens tokens.  With --url against a broker that runs already, else against one of its own with the
-simulated CLI and a spare for every session.
+NAME = "run"
+SUMMARY = "one load, closed or open: connect, queue, welcome, first token, gaps, turns"
+DESCRIPTION = """\
+Closed: --sessions sockets, spread over --ramp seconds; each says hello and then --turns messages one after another, or
+as many as --duration seconds allow.  Open: --rate sessions arrive in each of --duration seconds, whether or not the
+broker keeps up; each says --turns messages and leaves; ttft counts from when it was due, ttft_service from when the
+message was sent.  With --url against a broker that runs already, else against one of its own with the simulated CLI.
 """
-TITLES: Final = {
-    "connect": "TCP and upgrade",
-    "welcome": "hello -> welcome",
-    "ttft": "message -> first delta",
-    "gap": "delta -> next delta",
-    "turn": "message -> turn completed",
-    "generator_lag": "lag of this program's own loop",
-}
-SERIES: Final = frozenset(TITLES)
-DEADLINE_S: Final = 120.0
+SERIES = frozenset(TITLES)
+TURNS = {"closed": 5, "open": 1}
+DURATION_S = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this sub-command."""
-    parser.add_argument("--url", metavar="ws://HOST:PORT/v1/chat/ws", help="a running broker (default: one of its own)")
-    parser.add_argument("--sessions", type=int, default=10, metavar="N", help="at the same time (default %(default)s)")
-    parser.add_argument("--turns", type=int, default=5, metavar="N", help="messages of each (default %(default)s)")
-    parser.add_argument("--tokens", type=int, default=50, metavar="N", help="of each answer (default %(default)s)")
-    parser.add_argument("--itl", type=float, default=10.0, metavar="MS",
-                        help="milliseconds from token to token (default %(default)s)")  # fmt: skip
-    parser.add_argument(
-        "--ramp", type=float, default=1.0, metavar="S", help="all have arrived after (default %(default)s)"
-    )
+    load_group = parser.add_argument_group("the load")
+    how = load_group.add_mutually_exclusive_group()
+    how.add_argument("--sessions", type=script.sessions, metavar="N", help="closed: at the same time (default 10)")
+    how.add_argument("--rate", type=script.positive, metavar="R", help="open: sessions that arrive per second")
+    load_group.add_argument("--turns", type=script.count, metavar="N",
+                            help="messages of each session (default: 5 closed, 1 open)")  # fmt: skip
+    load_group.add_argument("--duration", type=script.positive, metavar="S",
+                            help=f"of the arrivals (default {DURATION_S:g}); closed: in place of --turns")  # fmt: skip
+    load_group.add_argument("--arrival", choices=ARRIVALS, default="constant",
+                            help="open: even distances or by chance (default %(default)s)")  # fmt: skip
+    load_group.add_argument("--max-sessions", type=script.sessions, default=64, metavar="N",
+                            help="open: at the same time; who finds no place waits (default %(default)s)")  # fmt: skip
+    load_group.add_argument("--ramp", type=script.seconds, default=1.0, metavar="S",
+                            help="closed: all have arrived after (default %(default)s)")  # fmt: skip
+    script.add_arguments(parser)
 
 
 def is_loopback_only(arguments: argparse.Namespace) -> bool:
@@ -56,65 +53,34 @@ def is_loopback_only(arguments: argparse.Namespace) -> bool:
     return False
 
 
+def shape_of(arguments: argparse.Namespace) -> Shape:
+    """From the flags."""
+    if arguments.rate is not None:
+        plan = Plan(arguments.rate, arguments.rate, arguments.duration or DURATION_S, arguments.arrival)
+        return Open(with_warmup(plan, arguments.warmup), arguments.turns or TURNS["open"], arguments.max_sessions)
+    turns = arguments.turns
+    if turns is None and arguments.duration is None:
+        turns = TURNS["closed"]
+    return Closed(arguments.sessions or 10, arguments.ramp, turns, arguments.duration)
+
+
 def run(arguments: argparse.Namespace) -> Report:
     """Load the broker.  Raises ``ChildFailed``; what fails for one session is counted, not raised."""
-    report = Report(NAME, vars(arguments), arguments.seed)
-    report.subjects.append(anyio.run(_measure, arguments))
+    report = Report(NAME, vars(arguments), arguments.seed, label=arguments.label)
+    with report.until_interrupted():
+        anyio.run(_measure, arguments, report)
     return report
 
 
-async def _measure(arguments: argparse.Namespace) -> Subject:
-    if arguments.url is not None:
-        return await _Sessions(arguments, Subject(arguments.url)).run(arguments.url)
-    choice = clis.choice("simulated")
-    async with broker(Setup(choice.setting, arguments.sessions, limit=arguments.sessions)) as running:
-        await running.wait_settled()
-        return await _Sessions(arguments, Subject(choice.name)).run(running.url)
-
-
-class _Sessions:
-    """The sessions and what they saw."""
-
-    def __init__(self, arguments: argparse.Namespace, subject: Subject) -> None:
-        self._arguments: Any = arguments
-        self._random = random.Random(arguments.seed)
-        self._options: Options = options_of(arguments.seed)
-        self._load = Load(subject, TITLES)
-        self._series = self._load.series
-        self._deltas = 0
-
-    async def run(self, url: str) -> Subject:
-        """All sessions to their end."""
-        count, subject = self._arguments.sessions, self._load.subject
-        delays = [self._random.uniform(0.0, self._arguments.ramp) for _ in range(count)]
-        took = await self._load.run(partial(self._session, url, delay) for delay in delays)
-        subject.facts |= {
-            "turns completed": f"{self._load.done} of {count * self._arguments.turns}",
-            "deltas per second": round(self._deltas / took, 1),
-            "failures": dict(self._load.failures) or "none",
-        }
-        return subject
-
-    async def _session(self, url: str, delay_s: float) -> None:
-        await anyio.sleep(delay_s)
-        try:
-            began_at = now()
-            async with connect(url) as tenant:
-                assert tenant.opened_at is not None
-                self._series["connect"].add(tenant.opened_at - began_at)
-                tenant.hello(self._options())
-                self._series["welcome"].add(await tenant.wait_welcome(DEADLINE_S))
-                for number in range(self._arguments.turns):
-                    await self._turn(tenant, number)
-        except (TenantFailed, OSError) as error:
-            self._load.failures[str(error)[:120]] += 1
-
-    async def _turn(self, tenant: Tenant, number: int) -> None:
-        tenant.say(f"Message {number} [[sim tokens={self._arguments.tokens} itl_ms={self._arguments.itl:g}]]")
-        self._series["ttft"].add(await tenant.wait_first_delta(DEADLINE_S))
-        turn = await tenant.wait_end(DEADLINE_S)
-        assert turn.ended_at is not None
-        self._series["turn"].add(turn.ended_at - turn.sent_at)
-        self._series["gap"].values += turn.gaps
-        self._deltas += turn.deltas
-        self._load.done += 1
+async def _measure(arguments: argparse.Namespace, report: Report) -> None:
+    shape = shape_of(arguments)
+    timing = Timing(arguments.warmup, arguments.grace, arguments.progress)
+    most = shape.most if isinstance(shape, Open) else shape.sessions
+    async with target(arguments, most) as found:
+        subject = Subject(found.name)
+        report.subjects.append(subject)
+        meter = meter_of(subject, shape, timing)
+        await load(found.url, script.script_of(arguments), shape, timing, arguments.seed, meter)
+        report.violations += found.gone()
+        if isinstance(shape, Closed) and shape.turns is not None:
+            subject.facts["turns completed"] = f"{meter.turns} of {shape.sessions * shape.turns}"

@@ -133,7 +133,7 @@ class _Series:
     async def _paced(self, url: str, text: str | None, expected: str = "warm") -> list[Arrival]:
         plan = self._plan
         arrivals, late = await paced(url, plan.n, plan.interval_s, self._options, self._lag, text)
-        self._series["generator_late"].values += late.values
+        self._series["generator_late"].extend(late.values)
         return checked(arrivals, expected)
 
     async def _at_once(self, name: str, server: Broker | floor.Floor, expected: str = "warm") -> None:
@@ -155,8 +155,8 @@ class _Series:
         self._noisy += await wait_quiet(self._plan.quiet_s) > QUIET_BUSY
 
     def _add(self, name: str, arrivals: Iterable[Arrival]) -> None:
-        self._series[name].values += [arrival.welcome for arrival in arrivals]
+        self._series[name].extend([arrival.welcome for arrival in arrivals])
 
     def _add_deltas(self, name: str, arrivals: Iterable[Arrival]) -> None:
         deltas = [arrival.first_delta for arrival in arrivals]
-        self._series[name].values += [delta for delta in deltas if delta is not None]
+        self._series[name].extend([delta for delta in deltas if delta is not None])

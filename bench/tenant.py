@@ -15,7 +15,7 @@ import anyio
 import msgspec
 from msgspec import Struct
 from websockets.client import ClientProtocol
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.typing import Subprotocol
@@ -29,10 +29,25 @@ SAID: Final = frozenset(
 )
 VISIBLE_DELTAS: Final = frozenset({"text_delta", "thinking_delta", "input_json_delta"})
 CLOSE_DEADLINE_S: Final = 2.0
+LATE: Final = {
+    "the handshake": "no_handshake",
+    "broker.welcome": "no_welcome",
+    "the first message": "no_start",
+    "the first delta": "no_first_delta",
+    "the end of the turn": "no_end_of_turn",
+}
+"""What did not come within its deadline, to count by."""
 
 
 class TenantFailed(Exception):
-    """The broker refused, closed, or ended a turn otherwise than with its result."""
+    """The broker refused, closed, or ended a turn otherwise than with its result.
+
+    ``reason``: the same in one word, to count by: the broker's own code, ``http_503``, ``closed_1012``, ``no_welcome``.
+    """
+
+    def __init__(self, text: str, reason: str = "other") -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class _Delta(Struct):
@@ -60,8 +75,10 @@ class _Said(Struct):
     """What the bench reads of the broker's own frames."""
 
     type: str = ""
-    start: str = ""
-    ready_ms: float = 0.0
+    start: str | None = None
+    ready_ms: float | None = None
+    ttft_ms: float | None = None
+    overhead_ms: float | None = None
     code: str = ""
     message: str = ""
     reason: str = ""
@@ -86,6 +103,9 @@ class Turn:
         self.deltas = 0
         self.gaps: list[float] = []
         """Between one visible delta and the next."""
+        self.server_ttft: float | None = None
+        self.server_overhead: float | None = None
+        """What the broker tells of the turn: its first delta, and its own share of that."""
 
 
 class Tenant(asyncio.Protocol):
@@ -96,6 +116,7 @@ class Tenant(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._changed = asyncio.Event()
         self._failure: str | None = None
+        self._reason = ""
         self._lost = asyncio.Event()
         self.opened_at: float | None = None
         self.hello_at: float | None = None
@@ -129,11 +150,12 @@ class Tenant(asyncio.Protocol):
             elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
                 self._on_frame(event.data, at)
         if self._websocket.close_expected() and self._websocket.close_rcvd is not None:
-            self._fail(f"closed {self._websocket.close_rcvd.code} {self._websocket.close_rcvd.reason}")
+            code = self._websocket.close_rcvd.code
+            self._fail(f"closed {code} {self._websocket.close_rcvd.reason}", f"closed_{code}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
-        self._fail(f"connection lost: {exc}" if exc is not None else "connection lost")
+        self._fail(f"connection lost: {exc}" if exc is not None else "connection lost", "connection_lost")
         self._lost.set()
 
     def _on_response(self, at: float) -> None:
@@ -142,7 +164,8 @@ class Tenant(asyncio.Protocol):
             self.opened_at = at
             self._changed.set()
         else:
-            self._fail(str(failure))
+            answer = failure.response.status_code if isinstance(failure, InvalidStatus) else "bad_upgrade"
+            self._fail(str(failure), f"http_{answer}")
 
     def _on_frame(self, data: bytes | bytearray | memoryview, at: float) -> None:
         try:
@@ -152,7 +175,7 @@ class Tenant(asyncio.Protocol):
             elif kind in SAID:
                 self._on_said(_said.decode(data), at)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            self._fail(f"an unreadable frame: {error}")
+            self._fail(f"an unreadable frame: {error}", "unreadable_frame")
 
     def _on_stream_event(self, event: _Event, at: float) -> None:
         is_delta = event.type == "content_block_delta"
@@ -163,7 +186,7 @@ class Tenant(asyncio.Protocol):
     def _on_said(self, said: _Said, at: float) -> None:
         match said.type:
             case "broker.welcome":
-                self.welcome_at, self.start, self.ready_ms = at, said.start, said.ready_ms
+                self.welcome_at, self.start, self.ready_ms = at, said.start or "", said.ready_ms or 0.0
             case "broker.message":
                 if said.state == "started" and self.started_at is None:
                     self.started_at = at
@@ -172,16 +195,18 @@ class Tenant(asyncio.Protocol):
             case "broker.turn_completed":
                 if self.turn is not None:
                     self.turn.ended_at = at
+                    self.turn.server_ttft, self.turn.server_overhead = _s(said.ttft_ms), _s(said.overhead_ms)
                 if said.is_error:
-                    self._fail("the turn ended with an error")
+                    self._fail("the turn ended with an error", "turn_ended_with_an_error")
             case "broker.turn_failed":
-                self._fail(f"the turn failed: {said.reason}")
+                self._fail(f"the turn failed: {said.reason}", said.reason)
             case _:
-                self._fail(f"{said.code}: {said.message}")
+                self._fail(f"{said.code}: {said.message}", said.code)
         self._changed.set()
 
-    def _fail(self, why: str) -> None:
-        self._failure = self._failure or why
+    def _fail(self, why: str, reason: str) -> None:
+        if self._failure is None:
+            self._failure, self._reason = why, reason
         self._changed.set()
 
     def _flush(self) -> None:
@@ -197,16 +222,17 @@ class Tenant(asyncio.Protocol):
     def send(self, *frames: Mapping[str, Any]) -> float:
         """Write frames in one go; returns the moment just before.  Never waits: a bench sends little."""
         if self._failure is not None:
-            raise TenantFailed(self._failure)
+            raise TenantFailed(self._failure, self._reason)
         for frame in frames:
             self._websocket.send_text(json.dumps(frame, separators=(",", ":")).encode())
         at = now()
         self._flush()
         return at
 
-    def hello(self, options: Mapping[str, Any], text: str | None = None) -> None:
+    def hello(self, options: Mapping[str, Any], text: str | None = None, token: str | None = None) -> None:
         """Say hello, with ``text`` as the first message right behind it when there is one."""
-        frames: list[Mapping[str, Any]] = [{"type": "broker.hello", "session": {"mode": "new"}, "options": options}]
+        hello: dict[str, Any] = {"type": "broker.hello", "session": {"mode": "new"}, "options": options}
+        frames: list[Mapping[str, Any]] = [hello if token is None else hello | {"auth": {"token": token}}]
         if text is not None:
             frames.append({"type": "user_message", "content": text})
         self.hello_at = self.send(*frames)
@@ -244,6 +270,12 @@ class Tenant(asyncio.Protocol):
         assert turn.first_delta_at is not None
         return turn.first_delta_at - turn.sent_at
 
+    async def wait_answering(self, within_s: float) -> None:
+        """The first visible delta, or the end of a turn that has none.  Raises ``TenantFailed``."""
+        turn = self.turn
+        assert turn is not None
+        await self._wait(lambda: (turn.first_delta_at or turn.ended_at) is not None, within_s, "the first delta")
+
     async def wait_end(self, within_s: float) -> Turn:
         """The turn, completed.  Raises ``TenantFailed``."""
         turn = self.turn
@@ -257,9 +289,9 @@ class Tenant(asyncio.Protocol):
                 self._changed.clear()
                 await self._changed.wait()
         if self._failure is not None:
-            raise TenantFailed(self._failure)
+            raise TenantFailed(self._failure, self._reason)
         if deadline.cancelled_caught:
-            raise TenantFailed(f"{what} did not come within {within_s:g} s")
+            raise TenantFailed(f"{what} did not come within {within_s:g} s", LATE.get(what, "late"))
 
     async def aclose(self) -> None:
         """End the conversation and close; the transport is aborted after 2 s.  The broker then stops the process."""
@@ -277,6 +309,10 @@ class Tenant(asyncio.Protocol):
                 await self._lost.wait()
 
 
+def _s(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1e3
+
+
 def _count_delta(turn: Turn, at: float) -> None:
     if turn.first_delta_at is None:
         turn.first_delta_at = at
@@ -291,8 +327,10 @@ async def connect(url: str, within_s: float = 10.0) -> AsyncIterator[Tenant]:
     """A tenant with an open socket, closed when the block ends.  Raises ``TenantFailed``, ``OSError``."""
     uri = parse_uri(url)
     loop = asyncio.get_running_loop()
+    tls = True if uri.secure else None
     try:
-        _, tenant = await loop.create_connection(lambda: Tenant(url), uri.host, uri.port)
+        async with asyncio.timeout(within_s):
+            _, tenant = await loop.create_connection(lambda: Tenant(url), uri.host, uri.port, ssl=tls)
     except WebSocketException as error:
         raise TenantFailed(str(error)) from error
     try:

@@ -9,6 +9,7 @@ import time
 from bench.clock import LoopLag, busy_ticks
 from bench.peers.job import Measured
 from bench.peers.process_clock import cpu_of, cpu_s, spent
+from bench.samples import Samples
 from broker.processes.orphans import children_of
 
 
@@ -20,8 +21,7 @@ class Meter:
 
     def __init__(self, server: int | None, lag: LoopLag) -> None:
         self._server = server
-        self._lag = lag.samples
-        self._lag.values.clear()
+        self._lag = lag.samples = Samples()
         self._writers = cpu_of(children_of(os.getpid() if server is None else server))
         self._busy = busy_ticks()
         self._own_s = time.process_time()

@@ -13,13 +13,12 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from enum import StrEnum
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 import anyio
 
-from bench.broker_process import ROOT, Setup, broker_in
+from bench.broker_process import ROOT, Setup, broker_in, with_token
 from bench.children import POLL_S, START_DEADLINE_S, Child, ChildFailed, child
 from bench.clock import now
 from bench.direct import environment
@@ -103,13 +102,10 @@ async def started(subject: Subject, cli: Cli, sessions: int, place: Path) -> Asy
 @asynccontextmanager
 async def _broker(cli: Cli, sessions: int, home: Path) -> AsyncIterator[Target]:
     """Warm for all of them; the limit of its profile keeps it from starting spares while it is measured."""
-    hashed = sha256(TOKEN.encode()).hexdigest()
-    tenants = f'[tenants.peers]\ntokens = [{{hash = "sha256:{hashed}", subject = "s"}}]\n'
-    await anyio.Path(home / "tenants.toml").write_text(tenants)
     setup = Setup(
         "simulated" if cli.simulated else cli.command[0], warm=sessions, limit=max(1, sessions),
         processes=max(2, sessions), server=SERVER, pool='isolation = "none"', session=SESSION,
-        tables=f'{STOP}\n[auth]\nmode = "tokens"\nfile = "tenants.toml"',
+        tables=f'{STOP}\n{with_token(home, "peers", TOKEN)}',
     )  # fmt: skip
     hello = {
         "type": "broker.hello", "auth": {"token": TOKEN}, "session": {"mode": "new"},

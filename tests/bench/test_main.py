@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench import cold_vs_warm, run
+from bench import cold_vs_warm, connect, ramp, run, soak, sweep
 from bench.__main__ import EXIT_ASSERTION, EXIT_INTERRUPTED, EXIT_UNAVAILABLE, main
 from tests.processes import process_table, tree
 from tests.real_cli import require
@@ -72,7 +72,7 @@ def test_an_assertion_that_does_not_hold_exits_99() -> None:
     assert done.returncode == EXIT_ASSERTION
     assert "turn_p50 < 0.001 ms" in done.stderr
     assert "turn_max" not in done.stderr
-    assert "message -> turn completed" in done.stdout
+    assert "message sent -> turn completed" in done.stdout
 
 
 def test_a_broker_that_is_not_there_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +92,7 @@ def test_a_mistaken_assertion_is_refused_before_anything_runs(bound: str) -> Non
     assert mistake.value.code == 2
 
 
-@pytest.mark.parametrize("command", [cold_vs_warm, run])
+@pytest.mark.parametrize("command", [cold_vs_warm, run, sweep, ramp, soak, connect])
 def test_help_names_every_series(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever writes an assertion finds the names in the help."""
     with pytest.raises(SystemExit) as ended:

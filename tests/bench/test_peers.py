@@ -50,17 +50,30 @@ def test_all_four_are_measured_side_by_side(tmp_path: Path, capsys: pytest.Captu
 
 @pytest.mark.slow
 def test_the_brokers_own_scenarios_are_measured(tmp_path: Path) -> None:
-    """Spreads of paced streams with their delays, memory and handshakes."""
+    """Paced streams with their delays, and handshakes."""
     file = tmp_path / "result.json"
-    assert main(["peers", *TINY, "--scenario=memory,spread,handshakes", "--peer=broker", "--output", str(file)]) == 0
+    own = ["--scenario=spread,handshakes", "--spread=2", "--peer=broker", "--output", str(file)]
+    assert main(["peers", *TINY, *own]) == 0
     figures = json.loads(file.read_text())["figures"]
-    assert figures.keys() == {"memory", "idle", "spread_2", "spread_3", "handshakes"}
-    (measured,) = figures["spread_3"]["broker"]["measured"]
+    assert figures.keys() == {"spread_2", "handshakes"}
+    (measured,) = figures["spread_2"]["broker"]["measured"]
     assert measured["frames"] > 10
     assert 0 < measured["latency_ms"]["p50"] <= measured["latency_ms"]["p99"] <= measured["latency_ms"]["max"]
     assert figures["handshakes"]["broker"]["measured"][0]["connections"] == 20
 
 
+@pytest.mark.full
+@pytest.mark.slow
+def test_growth_is_measured(tmp_path: Path) -> None:
+    """Memory per connection and per idle socket, and what more sessions add to a frame's cost."""
+    file = tmp_path / "result.json"
+    assert main(["peers", *TINY, "--scenario=memory,spread", "--peer=broker", "--output", str(file)]) == 0
+    document = json.loads(file.read_text())
+    assert document["figures"].keys() == {"memory", "idle", "spread_2", "spread_3"}
+    assert {"idle_kib", "spread_cpu", "spread_p99"} <= document["ratios"].keys()
+
+
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 def test_the_limit_delivers_every_frame(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_the_order_of_samples_does_not_matter(values: list[float], random: objec
     shuffled = sorted(values, key=lambda _: getattr(random, "random")())  # noqa: B009 - hypothesis types it as object
     samples = Samples(values)
     assert [samples.statistic(name) for name in COLUMNS] == [Samples(shuffled).statistic(name) for name in COLUMNS]
-    assert samples.values == values
+    assert list(samples.values) == values
 
 
 @pytest.mark.parametrize(("name", "expected"), [("p50", 500), ("p99", 990), ("p99.9", 999), ("max", 1000), ("min", 1)])
@@ -64,3 +64,13 @@ def test_the_result_file_holds_every_sample_in_milliseconds() -> None:
     """In the order in which they were measured."""
     shown = Samples([0.002, 0.001]).shown()
     assert (shown["samples"], shown["p50"], shown["max"], shown["mean"]) == ([2.0, 1.0], 1.0, 2.0, 1.5)
+
+
+@given(st.lists(st.floats(min_value=0, max_value=1e6), min_size=1, max_size=100), st.integers(1, 20))
+def test_a_full_series_keeps_an_even_choice_and_both_ends(values: list[float], limit: int) -> None:
+    """It never holds more than its limit, all it holds was measured, and it knows how many there were."""
+    samples = Samples(values, limit)
+    assert len(samples) == min(limit, len(values))
+    assert samples.seen == len(values)
+    assert set(samples.values) <= set(values)
+    assert (samples.statistic("min"), samples.statistic("max")) == (min(values), max(values))

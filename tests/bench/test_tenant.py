@@ -69,6 +69,16 @@ async def test_what_the_broker_refuses_is_told(frame: object, why: str) -> None:
             await tenant.wait_end(5)
 
 
+async def test_an_answer_without_a_visible_delta_is_none_that_is_missing() -> None:
+    """A turn of tools alone ends without one: who waits for the answer to begin waits no longer than for its end."""
+    async with server({"type": "broker.turn_completed", "ttft_ms": None, "overhead_ms": 1.5}) as url:
+        async with connect(url) as tenant:
+            tenant.hello(HELLO, "Hello")
+            await tenant.wait_answering(5)
+            turn = await tenant.wait_end(5)
+            assert (turn.first_delta_at, turn.server_ttft, turn.server_overhead) == (None, None, 0.0015)
+
+
 async def test_a_closed_socket_ends_every_wait() -> None:
     """Whoever waits for a frame learns at once that none will come."""
     async with server(closes=True) as url, connect(url) as tenant:
