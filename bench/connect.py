@@ -5,7 +5,7 @@ Caller: ``bench.__main__``.
 
 import argparse
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -22,6 +22,7 @@ from bench.secrets import without_user
 from bench.tenant import TenantFailed
 from bench.traffic import script
 from bench.traffic.bare_socket import BareSocket, Greeting, greet, greeting
+from bench.traffic.beside import Beside, beside
 from bench.traffic.descriptors import make_room
 from bench.traffic.meter import Meter
 from bench.traffic.progress import Progress
@@ -32,7 +33,7 @@ SUMMARY: Final = "a storm of handshakes: how many a second, time to welcome, mem
 DESCRIPTION: Final = """\
 Opens --connections sockets, --at-once of them under way at a time.  Each is upgraded, says hello with a token and
 options.lazy, reads its welcome and stays.  Then come --hold seconds of silence; what the memory of a broker of its own
-has grown by is divided by the sockets.
+has grown by is divided by the sockets.  There a tenant talks as well, before they come and beside them.
 """
 TITLES: Final = {
     "connect": "TCP and upgrade",
@@ -92,14 +93,20 @@ async def _measure(arguments: Any, report: Report) -> None:
         if token is not None:
             hello["auth"] = {"token": token}
         meter = Meter(subject, titles=TITLES)
-        storm = _Storm(arguments, meter, greeting(url, hello), running)
-        try:
-            progress = Progress(meter, None, arguments.progress)
-            await meter.run(storm.come, progress.watch)
-            await storm.hold()
-        finally:
-            storm.tell()
-            storm.leave()
+        async with AsyncExitStack() as stack:
+            talker = None
+            if running is not None:
+                talker = await stack.enter_async_context(beside(url, TOKEN, arguments.timeout))
+            storm = _Storm(arguments, meter, greeting(url, hello), running, talker)
+            try:
+                progress = Progress(meter, None, arguments.progress)
+                await storm.listen()
+                await meter.run(storm.come, progress.watch)
+                await storm.hold()
+                await storm.listen()
+            finally:
+                storm.tell()
+                storm.leave()
 
 
 @asynccontextmanager
@@ -123,11 +130,16 @@ async def _door(arguments: Any) -> AsyncIterator[tuple[str, str, str | None, Bro
 class _Storm:
     """The sockets and what they saw."""
 
-    def __init__(self, arguments: Any, meter: Meter, said: Greeting, running: Broker | None) -> None:
+    def __init__(
+        self, arguments: Any, meter: Meter, said: Greeting, running: Broker | None, talker: Beside | None
+    ) -> None:
         self._arguments = arguments
         self._meter = meter
         self._said = said
         self._broker = running
+        self._talker = talker
+        self._turns: list[float] = []
+        """Seconds of the talker's turn, without the others and beside them."""
         self._sockets: list[BareSocket] = []
         self._took = 0.0
         self._memory: list[int] = []
@@ -168,6 +180,11 @@ class _Storm:
         meter.series["welcome"].add(made.welcome_at - made.opened_at)
         meter.series["attached"].add(made.welcome_at - began_at)
 
+    async def listen(self) -> None:
+        """Time the turns of the tenant who talks.  Raises ``TenantFailed``."""
+        if self._talker is not None:
+            self._turns.append(await self._talker.turn_s())
+
     async def hold(self) -> None:
         """Silence; then a look at the broker."""
         await anyio.sleep(self._arguments.hold)
@@ -198,6 +215,11 @@ class _Storm:
                 f"{before / 2**20:.1f} -> {after / 2**20:.1f}"
             )
             facts["memory of an idle socket (KiB)"] = round((after - before) / 1024 / (attached - lost), 1)
+
+        if len(self._turns) == 2:
+            alone, among = (round(seconds * 1e3, 2) for seconds in self._turns)
+            facts["turn of a tenant who talks, alone and beside them (ms, p50)"] = f"{alone} -> {among}"
+            facts["turns slowed by (%)"] = round((among / alone - 1) * 100, 1)
 
     def leave(self) -> None:
         """All of them close."""
