@@ -85,6 +85,17 @@ def longest(samples: Sequence[Vital]) -> list[Vital]:
     return [one for one in life if one.at - life[0].at >= warm_s]
 
 
+def floors(samples: Sequence[Vital]) -> list[float]:
+    """The least memory, in MiB, in each third of the longest life: what logs hold comes and goes, a floor only grows.
+
+    Empty with fewer than three samples.
+    """
+    life = longest(samples)
+    third = len(life) // 3
+    parts = [life[:third], life[third : 2 * third], life[2 * third :]] if third else []
+    return [min(one.rss for one in part) / MEBIBYTE for part in parts]
+
+
 def shown(samples: Sequence[Vital]) -> dict[str, Any]:
     """Slopes per hour over the longest life (memory in MiB), and the first and last figures of it."""
     life = longest(samples)
@@ -96,6 +107,7 @@ def shown(samples: Sequence[Vital]) -> dict[str, Any]:
         first, last = points[0][1], points[-1][1]
         facts[name] = f"{first:.1f} -> {last:.1f}" if name == "rss" else f"{first:g} -> {last:g}"
         facts[f"{name} per hour"] = round(slope(points), 1)
+    facts["least rss by thirds"] = ", ".join(f"{floor:.1f}" for floor in floors(samples))
     return facts
 
 

@@ -1,8 +1,8 @@
 """The CLI's side of the language: peek at what it says, encode what it is told.
 
-Callers: ``broker.sessions.session`` peeks every line once; ``broker.options.binding`` and ``broker.sessions.session``
-encode lines for stdin.  Source: the stream-json protocol of Claude Code 2.1.197 and 2.1.329.  Over 300 lines because
-both directions of the one language are looked up in one place.
+Callers: ``broker.sessions.interpreter`` peeks each line once that is not one more event of an answer;
+``broker.options.binding`` and ``broker.sessions.session`` encode lines for stdin.  Source: the stream-json protocol of
+Claude Code 2.1.197 and 2.1.329.  Over 300 lines because both directions of the one language are looked up in one place.
 """
 
 import json

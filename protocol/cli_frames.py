@@ -1,7 +1,7 @@
 """The kinds of frames that the CLI is known to send.  Others come from a newer CLI: they are passed on, and counted.
 
 A kind is listed when it is documented, or was seen; the contracts of the real CLI hold no kind that is missing here.
-Callers: ``broker.sessions.session``, once for each line that is no ``stream_event``.
+Caller: ``broker.sessions.interpreter``, once for each line that is no ``stream_event``.
 """
 
 from typing import Final

@@ -1,7 +1,7 @@
 """Bytes to client frames, broker frames to bytes, and the splice that numbers a line of the CLI.
 
-Callers: ``broker.sockets.connection`` decodes what a client sent; ``broker.sessions.session`` encodes what goes into
-the log.
+Callers: ``broker.sockets.connection`` decodes what a client sent; ``broker.sessions.session`` and
+``broker.sessions.interpreter`` encode what goes into the log.
 """
 
 import msgspec

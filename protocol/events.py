@@ -18,7 +18,9 @@ from protocol.wire import frame_head
 
 _SEQ_BYTES: Final = len(b',"seq":')
 _HEADS: Final = tuple(frame_head(size) for size in range(4096))
-_BRACE: Final = ord("}")
+_MARK: Final = b'"stream_event"'
+_MARK_WITHIN: Final = 40
+"""Bytes of a run's first line in which its type stands, or the line is left to the caller at once."""
 
 
 class _Kind(Struct, frozen=True, gc=False):
@@ -34,13 +36,17 @@ def event_frames(lines: Sequence[Line], start: int, seq: int) -> list[bytes]:
 
     Never raises.  It may end early: the caller goes on with the next line as with any other.
     """
+    first = lines[start]
+    if type(first) is not bytes or _MARK not in first[:_MARK_WITHIN]:
+        return []
     frames: list[bytes] = []
     digits = len(str(seq))
     most = 10**digits - seq
     grows = _SEQ_BYTES + digits
     decode, heads, known = _kind.decode, _HEADS, len(_HEADS)
     try:
-        for line in lines[start : start + most] if start or most < len(lines) else lines:
+        for at in range(start, min(len(lines), start + most)):  # a slice would be copied for each line that is no event
+            line = lines[at]
             if type(line) is not bytes or line[-1:] != b"}" or not (line.isascii() or _is_text(line)):
                 break
             kind = decode(line)

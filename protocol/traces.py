@@ -1,7 +1,7 @@
 """Frames in which the CLI tells how it works rather than what it does: without ``verbose`` clients do not get them.
 
-Pure.  Caller: ``broker.sessions.session``, which acts on some of them before it leaves them out.  A frame that is not
-in the table reaches every client, also one of a type that nobody knew when this was written.
+Pure.  Caller: ``broker.sessions.interpreter``, which acts on some of them before it leaves them out.  A frame that is
+not in the table reaches every client, also one of a type that nobody knew when this was written.
 """
 
 from typing import Final

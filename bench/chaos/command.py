@@ -36,8 +36,10 @@ TITLES: Final = {
     GENERATOR_LAG: "lag of this program's own loop",
 }
 SERIES: Final = frozenset(TITLES)
-RSS_PER_HOUR: Final = 1.0
-"""MiB."""
+RSS_GROWTH: Final = 4.0
+"""MiB, from the least memory in the first third to that in the last one, above what remembered ids account for."""
+ID_BYTES: Final = 270
+"""What a session keeps of a message that has ended, for its last 1,024 (measured); counted from third to third."""
 LATENCY_GROWTH: Final = 1.2
 
 
@@ -117,7 +119,8 @@ async def _measure(arguments: Any) -> tuple[Subject, Violations]:
     }
     subject.details["vitals"] = vitals.raw(world.vitals)
     if arguments.flat:
-        judge_flatness(violations, world.at_rest, flatness, growth)
+        remembered = checker.counts["messages accepted"] * 2 / 3 * ID_BYTES / vitals.MEBIBYTE
+        judge_flatness(violations, world.at_rest, vitals.floors(world.vitals), remembered, growth)
     return subject, violations
 
 
@@ -130,11 +133,14 @@ def _growth(samples: Samples) -> float:
 
 
 def judge_flatness(
-    violations: Violations, at_rest: list[vitals.Vital], flatness: dict[str, Any], growth: float
+    violations: Violations, at_rest: list[vitals.Vital], floors: list[float], remembered: float, growth: float
 ) -> None:
-    """What ``--flat`` asks: no growth of memory, of latency, of what a broker at rest holds."""
-    if flatness.get("rss per hour", 0.0) > RSS_PER_HOUR:
-        violations.add(Kind.DRIFT, "broker", f"memory grew by {flatness['rss per hour']} MiB per hour")
+    """What ``--flat`` asks: no growth of memory, of latency, of what a broker at rest holds.
+
+    ``floors``: the least memory by thirds, MiB; ``remembered``: what the ids of messages may have added, MiB.
+    """
+    if floors and (grown := floors[-1] - floors[0] - remembered) > RSS_GROWTH:
+        violations.add(Kind.DRIFT, "broker", f"memory grew by {grown:.1f} MiB that no remembered id accounts for")
     if growth > LATENCY_GROWTH:
         violations.add(Kind.DRIFT, "broker", f"p99 of the last third is {growth:.2f} of the first third's")
     first, last = at_rest[0], at_rest[-1]

@@ -80,16 +80,19 @@ class Traveller:
             await self._drop()
         deed, self._excuse = step.trouble, self._excuse or step.is_huge
         deadline, self._frames, self._is_first_delta_due = now() + DEADLINE_S, 0, step.trouble is Trouble.NONE
-        began = now()
+        began, connections = now(), 0
         if self._link is not None:
             self._say(messages)
         while not all(self._checker.resolved(self.name, one) for one in messages):
             if now() > deadline:
                 where = "no connection" if self._link is None else f"connected, welcome {self._is_welcome}"
+                if self._link is not None:
+                    where += f", {self._link.bytes} bytes in {now() - self._asked_at:.1f} s, {connections} connections"
                 self._checker.violations.add(Kind.HUNG, self.name, f"{list(messages)}, {deed.value}, {where}")
                 await self._drop()
                 return
             if self._link is None:
+                connections += 1
                 await self._come(cuts.pop(0) if cuts else None, step, messages)
             elif self._link.failure is not None:
                 self._judge_end(self._link.failure)

@@ -236,9 +236,8 @@ class Pool:
 
     async def _bring_up(self, slot: Slot, child: Child) -> None:
         is_spare = slot.reserved_for is None and not self._slots.waiting
-        started = time.monotonic()
         await child.bring_up(self._launcher, self._config.start_timeout_s, is_urgent=not is_spare)
-        took, pid = time.monotonic() - started, child.process.pid if child.process is not None else None
+        took, pid = time.monotonic() - child.begun_at, child.process.pid if child.process is not None else None
         self._metrics.process_started(slot.profile, took)
         log.info("process.ready", slot=slot.id, pid=pid, start_s=round(took, 3))
         self._unknown.started(child.profile)

@@ -65,23 +65,23 @@ class Cgroup:
     def __init__(self, path: Path | None = None, owner: "Cgroups | None" = None) -> None:
         self._path = path
         self._owner = owner
+        self._thread = anyio.CapacityLimiter(1) if owner is None else owner.thread
 
     async def take_in(self, pid: int) -> None:
         """Make the folder and put a process into it that has just been started, with children that it has already.
 
         The move is made in a thread: the kernel takes a lock of all of its processes, 0.3 ms at the median on 2 shared
-        cores, 20 ms where others make cgroups too.  A cancel leaves it to the thread, which finds the process dead, or
-        the folder gone.  A failure is logged and counted: the process then lives without one.
+        cores, 20 ms where others make cgroups too.  A cancel waits for it.  A failure is logged and counted: the
+        process then lives without one.
         """
         path = self._path
         if path is None:
             return
         try:
-            path.mkdir(parents=True)
-            await anyio.to_thread.run_sync(_move, path, pid)
+            await anyio.to_thread.run_sync(_move, path, pid, limiter=self._thread)
         except ProcessLookupError:  # dead already
             return
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
             self._failed("cgroup_make", path, error)
             with contextlib.suppress(OSError):
                 path.rmdir()
@@ -133,6 +133,8 @@ class Cgroups:
         self.folder = folder
         self.obstacle = "there is no cgroup of version 2 here" if folder is None else "pool.cgroup is off"
         self._left: set[Path] = set()
+        self.thread = anyio.CapacityLimiter(1)
+        """For moves: none waits for what others do in threads."""
         self.on_failed: Failed = lambda fault: None
 
     @classmethod
@@ -213,6 +215,7 @@ class Cgroups:
 
 
 def _move(path: Path, pid: int) -> None:
+    path.mkdir(parents=True)
     _write(path / "cgroup.procs", str(pid))
     for child in _children(pid):  # forked before it was moved; one that is missed is found by its marker
         with contextlib.suppress(OSError):

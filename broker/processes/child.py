@@ -3,6 +3,8 @@
 Owner: the slot's supervisor task in ``broker.pool.pool``.  A ``Lease`` is what a session gets of it.
 """
 
+import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -64,6 +66,8 @@ class Child:
         self.again = again
         self.process: Process | None = None
         self.launch: Launch | None = None
+        self.begun_at = 0.0
+        """When its launch had its turn; monotonic seconds."""
         self.lease: Lease | None = None
         self.found_transcript = True
         self.has_refused = False
@@ -82,17 +86,18 @@ class Child:
         Launches come one by one: each holds the event loop for some milliseconds, and others get a turn in between.
         Raises ``ProcessError``, ``OSError``, ``TimeoutError``.  A cancel leaves the process to ``take_down``.
         """
-        async with launcher.one_by_one:
-            await self._launch(launcher)
-        assert self.process is not None
-        if not is_urgent:
-            self.process.set_priority(STARTING_NICE)
-        try:
-            with anyio.fail_after(timeout_s):
-                await _prove_ready(self.process, PROBE if is_urgent else REHEARSAL)
-        except ProcessError:
-            self.has_refused = (self.process.returncode or 0) > 0
-            raise
+        with anyio.fail_after(timeout_s):
+            async with launcher.one_by_one:
+                self.begun_at = time.monotonic()
+                await self._launch(launcher)
+            assert self.process is not None
+            if not is_urgent:
+                self.process.set_priority(STARTING_NICE)
+            try:
+                await prove_ready(self.process, PROBE if is_urgent else REHEARSAL)
+            except ProcessError:
+                self.has_refused = (self.process.returncode or 0) > 0
+                raise
         self.process.set_priority(0)
 
     async def _launch(self, launcher: Launcher) -> None:
@@ -154,7 +159,7 @@ class Child:
         return self.lease
 
 
-async def _prove_ready(process: Process, question: bytes) -> None:
+async def prove_ready(process: Process, question: bytes) -> None:
     """Write ``question``, which ends with ``PROBE``, and wait until that is answered.
 
     Raises ``ProcessError`` when the process dies first; the caller sets the deadline.
@@ -172,7 +177,8 @@ async def _prove_ready(process: Process, question: bytes) -> None:
         settled.set()
 
     process.on_lines = on_lines
-    process.write(question)
+    with contextlib.suppress(ProcessError):  # it reads nothing any more: how it ended is told below
+        process.write(question)
     async with anyio.create_task_group() as group:
         group.start_soon(until_dead)
         await settled.wait()

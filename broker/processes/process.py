@@ -121,7 +121,9 @@ class Process:
         self._pidfd = -1
         self._stdin: asyncio.WriteTransport | None = None
         self._readers: list[asyncio.ReadTransport] = []
-        self._unattached: list[IO[bytes]] = []
+        self._unattached: list[IO[bytes]] = [
+            pipe for pipe in (popen.stderr, popen.stdout, popen.stdin) if pipe is not None
+        ]
         """Pipes that no transport closes: only while ``start`` has not got so far."""
 
     @classmethod
@@ -163,9 +165,7 @@ class Process:
         return process
 
     async def _attach(self) -> None:
-        popen = self._popen
-        self._unattached = [pipe for pipe in (popen.stderr, popen.stdout, popen.stdin) if pipe is not None]
-        self._pidfd = os.pidfd_open(popen.pid)
+        self._pidfd = os.pidfd_open(self.pid)
         self._stdin = await pipes.write_to(self._unattached.pop())
         self._readers.append(await pipes.read_from(self._unattached.pop(), lambda: _Stdout(self)))
         self._readers.append(await pipes.read_from(self._unattached.pop(), lambda: _Stderr(self._stderr)))

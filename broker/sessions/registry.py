@@ -155,7 +155,7 @@ class Registry:
         if cap is None:
             return
         try:
-            used = len(self.of(tenant, None)) + self._forking[tenant]
+            used = self._entries.count(tenant) + self._sleepers.count(tenant) + self._forking[tenant]
             check_cap(Limit.TENANT_SESSIONS, cap, used, CloseCode.POOL_UNAVAILABLE, None)
         except QuotaExceeded as full:
             self._metrics.limit_refused(full.limit)

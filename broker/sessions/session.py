@@ -2,7 +2,7 @@
 
 All methods are synchronous; what must wait is done by ``broker.sessions.tenure``, the session's task.  Callers: it, the
 registry, ``broker.sockets.connection`` (submit, control, answer), ``broker.processes.process`` (``on_lines``: what one
-read returned).  Over 300 lines because splitting the frame path's middle would make a frame cross a fifth file.
+read returned).  Over 300 lines because messages in and lines out share the turn and its process.
 """
 
 import time
@@ -185,7 +185,7 @@ class Session:
     # -- the CLI's lines: the hot path -----------------------------------------------------------------------------
 
     def on_lines(self, lines: list[Line]) -> None:
-        """One batch of the CLI's output: peek, number, log, wake the readers once."""
+        """One batch of the CLI's output: numbered, logged, what it means done, the readers woken once."""
         began, at = time.monotonic(), 0
         replay, turns = self.log, self.turns
         while at < len(lines):

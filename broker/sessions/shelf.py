@@ -3,7 +3,7 @@
 Pure.  Owners: ``broker.sessions.registry`` (those that have a task), ``broker.sessions.sleepers`` (records).
 """
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, ValuesView
 from typing import TypeVar
 
 from broker.sessions.stores import Key
@@ -18,8 +18,8 @@ class Shelf(MutableMapping[Key, T]):
         self._all: dict[Key, T] = {}
         self._owned: dict[str, dict[str, dict[Key, T]]] = {}
         """By tenant, then by subject."""
-        self._named: dict[Key, T] = {}
-        """By tenant, subject and the CLI's id."""
+        self._named: dict[Key, list[T]] = {}
+        """By tenant, subject and the CLI's id: the oldest first, since a CLI may say any id."""
 
     def __getitem__(self, key: Key) -> T:
         return self._all[key]
@@ -43,6 +43,14 @@ class Shelf(MutableMapping[Key, T]):
     def __len__(self) -> int:
         return len(self._all)
 
+    def values(self) -> ValuesView[T]:
+        """All of them; as fast as a dict's."""
+        return self._all.values()
+
+    def count(self, tenant: str) -> int:
+        """How many the tenant has."""
+        return sum(map(len, self._owned.get(tenant, {}).values()))
+
     def of(self, tenant: str, subject: str | None) -> list[T]:
         """The conversations of a subject, or of the whole tenant (None)."""
         subjects = self._owned.get(tenant, {})
@@ -52,11 +60,12 @@ class Shelf(MutableMapping[Key, T]):
 
     def rename(self, key: Key, value: T, old: str, new: str) -> None:
         """The CLI knows the conversation by ``new`` from now on; an empty id is none.  ``new`` empty: forget it."""
-        if self._named.get((key[0], key[1], old)) is value:
-            del self._named[key[0], key[1], old]
+        known = (key[0], key[1], old)
+        if left := [each for each in self._named.pop(known, ()) if each is not value]:
+            self._named[known] = left
         if new:
-            self._named[key[0], key[1], new] = value
+            self._named.setdefault((key[0], key[1], new), []).append(value)
 
     def named(self, tenant: str, subject: str, cli_id: str) -> T | None:
         """The subject's conversation that the CLI knows by that id."""
-        return self._named.get((tenant, subject, cli_id))
+        return next(iter(self._named.get((tenant, subject, cli_id), ())), None)

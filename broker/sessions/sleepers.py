@@ -49,6 +49,10 @@ class Sleepers:
         """The conversations of a subject, or of the whole tenant."""
         return self._found.of(tenant, subject)
 
+    def count(self, tenant: str) -> int:
+        """How many the tenant has."""
+        return self._found.count(tenant)
+
     def named(self, tenant: str, subject: str, cli_id: str) -> Asleep | None:
         """The subject's conversation that the CLI knows by that id."""
         return self._found.named(tenant, subject, cli_id)

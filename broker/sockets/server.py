@@ -267,5 +267,8 @@ def _select_subprotocol(connection: ServerConnection, offered: Sequence[Subproto
 
 
 def _address(socket: ServerConnection) -> str:
-    peer = socket.transport.get_extra_info("peername")
+    try:
+        peer = socket.transport.get_extra_info("peername")
+    except ValueError:  # uvloop's word for a socket that is closed by now
+        peer = None
     return str(peer[0]) if peer else ""

@@ -1,7 +1,7 @@
 """One accepted message, from its frame to its end: the states, the table, and what is noted on the way.
 
 Pure: times are seconds of a monotonic clock.  Owner: ``broker.turns.turns``.  Callers: ``broker.sessions.session``
-notes what it sees, ``broker.turns.watchdog`` and ``broker.turns.endings`` read.
+and ``broker.sessions.interpreter`` note what they see, ``broker.turns.watchdog`` and ``broker.turns.endings`` read.
 """
 
 from dataclasses import dataclass

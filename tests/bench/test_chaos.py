@@ -21,7 +21,7 @@ from bench.chaos.violations import Kind, Violations
 from bench.clock import now
 from bench.load import Load
 from bench.report import Subject
-from bench.vitals import Vital, longest, slope
+from bench.vitals import Vital, floors, longest, slope
 from tests.kit.proxy import fault_proxy
 from tests.oracle import Oracle
 
@@ -160,9 +160,9 @@ def vital(at: float, generation: int = 1, **others: int) -> Vital:
 def test_growth_is_found() -> None:
     """Memory over an hour, descriptors and tasks at rest, latency; each is named."""
     found = Violations()
-    judge_flatness(found, [vital(0), vital(60)], {"rss per hour": 0.4}, 1.1)
+    judge_flatness(found, [vital(0), vital(60)], [50.0, 70.0, 56.0], 3.0, 1.1)
     assert found.kept == []
-    judge_flatness(found, [vital(0), vital(60, fds=21, tasks=8)], {"rss per hour": 1.5}, 1.3)
+    judge_flatness(found, [vital(0), vital(60, fds=21, tasks=8)], [50.0, 50.0, 58.0], 3.0, 1.3)
     details = [one.detail for one in found.kept]
     assert [one.kind for one in found.kept] == [Kind.DRIFT] * 4
     assert [detail.split()[0] for detail in details] == ["memory", "p99", "fds:", "tasks:"]
@@ -177,3 +177,5 @@ def test_the_slope_is_that_of_the_longest_life() -> None:
     assert slope([(one.at, one.rss / 2**20) for one in life]) == pytest.approx(1.0)
     assert slope([]) == slope([(1.0, 5.0)]) == 0.0
     assert longest([]) == []
+    assert floors(samples) == [pytest.approx(value, abs=2) for value in (35, 60, 85)]
+    assert floors([]) == []

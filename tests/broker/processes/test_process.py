@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import errno
 import resource
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -15,7 +17,7 @@ import uvloop
 
 from broker.errors import ProcessError
 from broker.processes import orphans
-from broker.processes.cgroup import Cgroups
+from broker.processes.cgroup import Cgroup, Cgroups
 from broker.processes.process import Process
 from tests.broker.launches import launch
 from tests.kit.cgroups import can_have_cgroups, cgroups_of
@@ -234,3 +236,21 @@ async def test_an_end_without_descriptors_is_an_end(tmp_path: Path) -> None:
 
     await eventually(is_gone)
     cgroups.sweep()
+
+
+async def test_a_launch_waits_for_nobody_elses_thread(tmp_path: Path) -> None:
+    """All threads of the crowd are taken: the move into a cgroup has one of its own."""
+    go_on, limiter = threading.Event(), anyio.to_thread.current_default_thread_limiter()
+    async with anyio.create_task_group() as group:
+        try:
+            for _ in range(int(limiter.total_tokens)):
+                group.start_soon(partial(anyio.to_thread.run_sync, go_on.wait))
+            await eventually(lambda: not limiter.available_tokens)
+            with anyio.fail_after(20):
+                process = await Process.start(launch(tmp_path, "cat", cgroup=Cgroup(tmp_path / "cgroup")))
+        finally:
+            go_on.set()
+    async with anyio.create_task_group() as group:
+        group.start_soon(process.supervise)
+        process.kill()
+        await process.exited.wait()

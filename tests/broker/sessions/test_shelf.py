@@ -57,7 +57,9 @@ def test_everything_is_found_by_its_owner_and_its_name(steps: list[tuple[str, Ke
             call(shelf, key, model[key], name)
     assert dict(shelf) == model
     assert len(shelf) == len(model)
+    assert set(shelf.values()) == set(model.values())
     for tenant in "abc":
+        assert shelf.count(tenant) == len(shelf.of(tenant, None))
         assert set(shelf.of(tenant, None)) == {thing for key, thing in model.items() if key[0] == tenant}
         for subject in "abc":
             of_both = {thing for key, thing in model.items() if key[:2] == (tenant, subject)}
@@ -68,12 +70,16 @@ def test_everything_is_found_by_its_owner_and_its_name(steps: list[tuple[str, Ke
                 assert named == (set() if found is None else {found})
 
 
-def test_the_newer_of_two_has_the_name() -> None:
-    """The end of the older one does not take it away."""
+def test_the_older_of_two_has_the_name() -> None:
+    """A CLI may say any id: it takes none away, and when the older one goes the other is found."""
     shelf = Shelf[Thing]()
     older, newer = Thing(), Thing()
     for key, thing in ((("t", "s", "1"), older), (("t", "s", "2"), newer)):
         shelf[key] = thing
         shelf.rename(key, thing, "", "n")
+    assert shelf.named("t", "s", "n") is older
+    shelf.rename(("t", "s", "2"), newer, "n", "")
+    assert shelf.named("t", "s", "n") is older
+    shelf.rename(("t", "s", "2"), newer, "", "n")
     shelf.rename(("t", "s", "1"), older, "n", "")
     assert shelf.named("t", "s", "n") is newer
