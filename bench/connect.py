@@ -26,6 +26,7 @@ from bench.traffic.beside import Beside, beside
 from bench.traffic.descriptors import make_room
 from bench.traffic.meter import Meter
 from bench.traffic.progress import Progress
+from bench.traffic.target import UNLIMITED
 from bench.vitals import status_of
 
 NAME: Final = "connect"
@@ -120,7 +121,7 @@ async def _door(arguments: Any) -> AsyncIterator[tuple[str, str, str | None, Bro
         setup = Setup(
             choice.setting, warm=1, processes=2, pool='isolation = "none"', session=f"max_sessions = {count + ROOM}",
             server=f"max_unauthenticated = {count + ROOM}\nmax_unauthenticated_per_ip = {count + ROOM}",
-            tables=with_token(place, TENANT, TOKEN),
+            tables=f"{UNLIMITED}\n{with_token(place, TENANT, TOKEN)}",
         )  # fmt: skip
         async with broker_in(place, setup) as running:
             await running.wait_settled()

@@ -49,6 +49,7 @@ def test_all_four_are_measured_side_by_side(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_the_brokers_own_scenarios_are_measured(tmp_path: Path) -> None:
     """Paced streams with their delays, and handshakes."""
     file = tmp_path / "result.json"

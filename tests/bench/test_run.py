@@ -87,6 +87,7 @@ def test_ctrl_c_prints_what_was_measured_so_far(tmp_path: Path) -> None:
     assert document["subjects"][0]["series"]["ttft"]["n"] > 0
 
 
+@pytest.mark.full
 def test_a_broker_of_its_own_that_ends_is_a_violation() -> None:
     """Killed in the middle: what was measured is printed, the failures have their reasons, the run exits 1."""
     argv = [sys.executable, "-m", "bench", "run", "--sessions=1", "--duration=2", "--ramp=0", *SHORT]

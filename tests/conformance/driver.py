@@ -146,5 +146,10 @@ def is_delta(frame: Frame) -> bool:
     return frame.get("type") == "stream_event" and frame.get("event", {}).get("type") == "content_block_delta"
 
 
+def is_message_stop(frame: Frame) -> bool:
+    """The end of one answer of the API, as the CLI passes it on."""
+    return bool(frame.get("type") == "stream_event" and frame.get("event", {}).get("type") == "message_stop")
+
+
 def is_permission_prompt(frame: Frame) -> bool:
     return frame.get("type") == "control_request" and frame.get("request", {}).get("subtype") == "can_use_tool"

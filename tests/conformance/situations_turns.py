@@ -3,7 +3,7 @@
 Callers: none by name; ``tests.conformance.situations`` imports the module so that it registers.
 """
 
-from tests.conformance.driver import is_delta, is_init
+from tests.conformance.driver import is_delta, is_init, is_message_stop
 from tests.conformance.stage import TOUCH, Stage, await_prompt, permit, said, situation, user
 
 
@@ -41,7 +41,11 @@ def tool_denied_with_interrupt(stage: Stage) -> None:
     """A denial that also interrupts ends the turn; the next one works."""
     process = stage.start()
     process.write(user(f"work {TOUCH}"))
-    process.write(permit(await_prompt(process), behavior="deny", message="stop", interrupt=True))
+    prompt = await_prompt(process)
+    process.wait(
+        is_message_stop
+    )  # the prompt comes while the stream is still being read: that would be cut off instead
+    process.write(permit(prompt, behavior="deny", message="stop", interrupt=True))
     process.wait_result()
     process.write(user("next [[sim tokens=3]]"))
     stage.note(touched=stage.touched, text=said(process.wait_result(2)), code=process.finish())
