@@ -42,9 +42,7 @@ def tool_denied_with_interrupt(stage: Stage) -> None:
     process = stage.start()
     process.write(user(f"work {TOUCH}"))
     prompt = await_prompt(process)
-    process.wait(
-        is_message_stop
-    )  # the prompt comes while the stream is still being read: that would be cut off instead
+    process.wait(is_message_stop)  # the prompt comes in mid-stream, which would be cut off instead
     process.write(permit(prompt, behavior="deny", message="stop", interrupt=True))
     process.wait_result()
     process.write(user("next [[sim tokens=3]]"))
