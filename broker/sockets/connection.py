@@ -112,6 +112,12 @@ class Connection:
         """Whether hello has led to a session."""
         return self._entry is not None
 
+    @property
+    def whose(self) -> tuple[str, str]:
+        """Tenant and conversation, for the log; empty as long as they are not known."""
+        tenant = "" if self.identity is None else self.identity.tenant
+        return tenant, "" if self._entry is None else self._entry.session.key[2]
+
     async def run(self, identity: Identity | None) -> None:
         """Serve the connection to its end.  ``identity`` is set when the handshake carried a token."""
         self.identity = identity

@@ -257,7 +257,9 @@ class Server:
                 self._stalled[socket] = (left, now)
             elif now - since >= self._config.server.send_deadline_s:
                 del self._stalled[socket]
-                log.warning("connection.stalled", unsent_bytes=left)
+                connection = self._connections.get(socket)
+                tenant, session = ("", "") if connection is None else connection.whose
+                log.warning("connection.stalled", unsent_bytes=left, tenant=tenant, session=session)
                 socket.cut(CloseCode.SLOW_CONSUMER.label, reset=True)
 
 
