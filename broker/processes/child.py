@@ -89,10 +89,8 @@ class Child:
         with anyio.fail_after(timeout_s):
             async with launcher.one_by_one:
                 self.begun_at = time.monotonic()
-                await self._launch(launcher)
+                await self._launch(launcher, nice=0 if is_urgent else STARTING_NICE)
             assert self.process is not None
-            if not is_urgent:
-                self.process.set_priority(STARTING_NICE)
             try:
                 await prove_ready(self.process, PROBE if is_urgent else REHEARSAL)
             except ProcessError:
@@ -100,7 +98,7 @@ class Child:
                 raise
         self.process.set_priority(0)
 
-    async def _launch(self, launcher: Launcher) -> None:
+    async def _launch(self, launcher: Launcher, nice: int) -> None:
         if self.again is None:
             self.launch = launcher.fresh(self.profile)
         else:
@@ -110,7 +108,7 @@ class Child:
             )
         if self.profile.options.debug is not None:
             self._debug_log = DebugLog(self.launch.directory.debug_log)
-        self.process = await Process.start(self.launch)
+        self.process = await Process.start(self.launch, nice)
 
     async def supervise(self) -> None:
         """Wait for the end of the process, and follow its debug log meanwhile; a cancel leaves it running."""

@@ -127,10 +127,10 @@ class Process:
         """Pipes that no transport closes: only while ``start`` has not got so far."""
 
     @classmethod
-    async def start(cls, launch: Launch) -> "Process":
-        """Spawn the child.  Raises ``ProcessError`` when it cannot be executed.
+    async def start(cls, launch: Launch, nice: int = 0) -> "Process":
+        """Spawn the child, with that niceness (see ``set_priority``).
 
-        The standard library's ``subprocess`` uses vfork: about 1 ms, whatever the broker's size, where a loop's own
+        Raises ``ProcessError`` when it cannot be executed.  The standard library's ``subprocess`` uses vfork: about 1 ms, whatever the broker's size, where a loop's own
         spawn may fork.  Called on the main thread: PDEATHSIG fires when the spawning *thread* ends.
         A cancel does not interrupt it: the child is there then, for ``stop``.
         """
@@ -151,6 +151,8 @@ class Process:
         orphans.awaited.add(popen.pid)
         offer_first(popen.pid)
         process = cls(popen, launch)
+        if nice:
+            process.set_priority(nice)
         try:
             # A few turns of the loop: not worth a way back from a half-made child.
             with anyio.CancelScope(shield=True):
