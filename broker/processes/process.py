@@ -130,9 +130,9 @@ class Process:
     async def start(cls, launch: Launch, nice: int = 0) -> "Process":
         """Spawn the child, with that niceness (see ``set_priority``).
 
-        Raises ``ProcessError`` when it cannot be executed.  The standard library's ``subprocess`` uses vfork: about 1 ms, whatever the broker's size, where a loop's own
-        spawn may fork.  Called on the main thread: PDEATHSIG fires when the spawning *thread* ends.
-        A cancel does not interrupt it: the child is there then, for ``stop``.
+        Raises ``ProcessError`` when it cannot be executed.  The standard library's ``subprocess`` uses vfork: about
+        1 ms, whatever the broker's size, where a loop's own spawn may fork.  Called on the main thread: PDEATHSIG fires
+        when the spawning *thread* ends.  A cancel does not interrupt it: the child is there then, for ``stop``.
         """
         try:
             popen = subprocess.Popen(  # noqa: ASYNC220 - vfork, about 1 ms; argv is the broker's own
