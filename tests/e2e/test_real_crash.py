@@ -11,7 +11,7 @@ from simulator.messages_api import MessagesApi
 from tests.e2e.real import EITHER, options, posts, real_broker
 from tests.kit.broker import Broker
 from tests.kit.client import Client, connected
-from tests.processes import read_process
+from tests.processes import Process, read_process
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.real_cli, pytest.mark.timeout(180)]
@@ -77,7 +77,8 @@ async def test_a_kill_in_the_middle_of_a_tool(version: str, tmp_path: Path) -> N
                 await client.turn("remember-me", within_s=60)
                 await client.say('doomed [[sim tool="Bash:touch began && sleep 300"]]', "m-doomed")
                 await eventually(lambda: list(broker.state.glob("sessions/*/work/began")), 60)
-                sleeper = [process for process in broker.descendants() if _command(process.pid)[:1] == ["sleep"]]
+                await eventually(lambda: _sleepers(broker), 20)  # it follows what the file tells of
+                sleeper = _sleepers(broker)
                 os.kill(cli_pid(broker, client), signal.SIGKILL)
                 end = await client.terminal("m-doomed")
                 assert (end["reason"], end["applied"], end["retryable"]) == ("cli_exited", "yes", False)
@@ -117,3 +118,8 @@ def _command(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     except OSError:
         return []
+
+
+def _sleepers(broker: Broker) -> list[Process]:
+    """What the tool has started and waits for."""
+    return [process for process in broker.descendants() if _command(process.pid)[:1] == ["sleep"]]
