@@ -13,7 +13,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
-from bench import binding, churn, cold_vs_warm, connect, crowd, idle, namespace, ramp, run, soak, spawn_stall, sweep
+from bench import (
+    binding,
+    churn,
+    clis,
+    cold_vs_warm,
+    connect,
+    crowd,
+    idle,
+    namespace,
+    ramp,
+    run,
+    soak,
+    spawn_stall,
+    sweep,
+)
 from bench.bounds import Bound
 from bench.chaos import command as chaos
 from bench.children import ChildFailed
@@ -46,9 +60,6 @@ class Command(Protocol):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Its own arguments."""
-
-    def is_loopback_only(self, arguments: argparse.Namespace) -> bool:
-        """Whether it must run where nothing but loopback can be reached."""
 
     def run(self, arguments: argparse.Namespace) -> Report:
         """Measure."""
@@ -140,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         top.error(f"--assert: no such series in {command.NAME}: {', '.join(unknown)}")
     del arguments.command, arguments.file_command
     try:
-        if command.is_loopback_only(arguments):
+        if clis.is_real(arguments):
             namespace.ensure(given)
         with _signals_interrupt():
             report = command.run(arguments)

@@ -53,11 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="longest wait for a quiet machine before each (default %(default)s)")  # fmt: skip
 
 
-def is_loopback_only(arguments: argparse.Namespace) -> bool:
-    """Whether the run belongs into a namespace of its own."""
-    return clis.is_real(arguments)
-
-
 def run(arguments: argparse.Namespace) -> Report:
     """Measure every chosen CLI.  Raises ``CliMissing``, ``ChildFailed``, ``TenantFailed``."""
     report = Report(NAME, vars(arguments), arguments.seed)

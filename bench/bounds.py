@@ -11,7 +11,7 @@ from typing import Final
 
 from bench.samples import Samples
 
-_OPERATORS: Final[dict[str, Callable[[float, float], bool]]] = {
+OPERATORS: Final[dict[str, Callable[[float, float], bool]]] = {
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
@@ -54,7 +54,7 @@ class Bound:
     def holds(self, series: Mapping[str, Samples]) -> bool:
         """Whether the figure was measured and is within the bound."""
         value = self.measured(series)
-        return value is not None and _OPERATORS[self.operator](value, self.limit)
+        return value is not None and OPERATORS[self.operator](value, self.limit)
 
     def verdict(self, series: Mapping[str, Samples]) -> str:
         """One line for a person."""

@@ -51,11 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--at-once", type=int, default=16, metavar="N", help="open at a time (default %(default)s)")
 
 
-def is_loopback_only(arguments: argparse.Namespace) -> bool:
-    """Nothing but the simulator is started here."""
-    return False
-
-
 def run(arguments: argparse.Namespace) -> Report:
     """Load the broker.  Raises ``ChildFailed``; what is amiss is in the report."""
     report = Report(NAME, vars(arguments), arguments.seed)

@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser, default: str = "simulated") -
 
 
 def is_real(arguments: argparse.Namespace) -> bool:
-    """Whether something other than the simulator may be started."""
-    return bool(arguments.cli != "simulated")
+    """Whether something other than the simulator may be started: then nothing but loopback may be in reach."""
+    return bool(getattr(arguments, "cli", "simulated") != "simulated")
 
 
 def choices(arguments: argparse.Namespace) -> list[Choice]:

@@ -71,18 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label", default="", metavar="TEXT", help="kept in the result and shown in its head")
 
 
-def is_loopback_only(arguments: argparse.Namespace) -> bool:
-    """Nothing but the simulator is started here."""
-    return False
-
-
 def run(arguments: argparse.Namespace) -> Report:
     """The storm.  Raises ``ChildFailed``; what fails for one socket is counted, not raised."""
     make_room(arguments.connections)
     report = Report(NAME, vars(arguments), arguments.seed, label=arguments.label)
-    with report.until_interrupted():
-        anyio.run(_measure, arguments, report)
-    return report
+    return report.measured(_measure, arguments, report)
 
 
 async def _measure(arguments: Any, report: Report) -> None:

@@ -46,11 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every", type=float, default=60.0, metavar="S", help="between them (default %(default)s)")
 
 
-def is_loopback_only(arguments: argparse.Namespace) -> bool:
-    """Nothing but the simulator is started here."""
-    return False
-
-
 def run(arguments: argparse.Namespace) -> Report:
     """Load the broker.  Raises ``ChildFailed``, and ``TenantFailed`` when a message was not answered."""
     report = Report(NAME, vars(arguments), arguments.seed)

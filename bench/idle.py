@@ -51,11 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settle", type=float, default=10.0, metavar="S", help="alone before (default %(default)s)")
 
 
-def is_loopback_only(arguments: argparse.Namespace) -> bool:
-    """Whether the run belongs into a namespace of its own."""
-    return clis.is_real(arguments)
-
-
 def run(arguments: argparse.Namespace) -> Report:
     """Watch every chosen CLI.  Raises ``CliMissing``, ``ChildFailed``, ``DirectFailed``."""
     report = Report(NAME, vars(arguments), arguments.seed)

@@ -6,8 +6,6 @@ Caller: ``bench.__main__``.
 import argparse
 from typing import Any, Final
 
-import anyio
-
 from bench.report import Report, Subject
 from bench.traffic import script
 from bench.traffic.meter import TITLES
@@ -43,17 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     script.add_arguments(parser)
 
 
-def is_loopback_only(arguments: argparse.Namespace) -> bool:
-    """Nothing but the simulator is started here."""
-    return False
-
-
 def run(arguments: argparse.Namespace) -> Report:
     """Load the broker.  Raises ``ChildFailed``; what fails for one session is counted, not raised."""
     report = Report(NAME, vars(arguments), arguments.seed, label=arguments.label)
-    with report.until_interrupted():
-        anyio.run(_measure, arguments, report)
-    return report
+    return report.measured(_measure, arguments, report)
 
 
 async def _measure(arguments: Any, report: Report) -> None:

@@ -3,18 +3,13 @@
 ``bench.bounds`` has those on durations.  Callers: ``bench.peers`` (targets), ``bench.report``, ``bench.__main__``.
 """
 
-import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-_OPERATORS: Final[dict[str, Callable[[float, float], bool]]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
+from bench.bounds import OPERATORS
+
 _FORM: Final = re.compile(
     r"\s*(?P<series>[a-z][a-z0-9_]*)\s*(?P<operator><=|>=|<|>)\s*(?P<limit>[0-9]+(?:\.[0-9]+)?)\s*"
 )
@@ -42,7 +37,7 @@ class RatioBound:
     def holds(self, ratios: Mapping[str, float]) -> bool:
         """Whether the number is there and within the bound."""
         value = ratios.get(self.series)
-        return value is not None and _OPERATORS[self.operator](value, self.limit)
+        return value is not None and OPERATORS[self.operator](value, self.limit)
 
     def verdict(self, ratios: Mapping[str, float]) -> str:
         """One line for a person; what was not measured is missed."""

@@ -7,13 +7,14 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
+
+import anyio
 
 from bench.bounds import Bound
 from bench.clock import load_average
@@ -59,13 +60,13 @@ class Report:
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     load_before: list[float] = field(default_factory=load_average)
 
-    @contextmanager
-    def until_interrupted(self) -> Iterator[None]:
-        """Ctrl-C ends the block and is noted."""
+    def measured(self, measure: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> Self:
+        """Run ``measure``, which fills this report, to its end, or to Ctrl-C, which is noted; returns the report."""
         try:
-            yield
+            anyio.run(measure, *arguments)
         except KeyboardInterrupt:
             self.interrupted = True
+        return self
 
     def text(self) -> str:
         """The tables, the targets and the facts."""

@@ -7,8 +7,6 @@ the moment at which it was due: no stall hides behind the sessions that it kept 
 
 import argparse
 
-import anyio
-
 from bench.report import Report, Subject
 from bench.traffic import script
 from bench.traffic.meter import TITLES
@@ -48,11 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     script.add_arguments(parser)
 
 
-def is_loopback_only(arguments: argparse.Namespace) -> bool:
-    """Nothing but the simulator is started here."""
-    return False
-
-
 def shape_of(arguments: argparse.Namespace) -> Shape:
     """From the flags."""
     if arguments.rate is not None:
@@ -67,9 +60,7 @@ def shape_of(arguments: argparse.Namespace) -> Shape:
 def run(arguments: argparse.Namespace) -> Report:
     """Load the broker.  Raises ``ChildFailed``; what fails for one session is counted, not raised."""
     report = Report(NAME, vars(arguments), arguments.seed, label=arguments.label)
-    with report.until_interrupted():
-        anyio.run(_measure, arguments, report)
-    return report
+    return report.measured(_measure, arguments, report)
 
 
 async def _measure(arguments: argparse.Namespace, report: Report) -> None:

@@ -44,17 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(think_time=1.0)
 
 
-def is_loopback_only(arguments: argparse.Namespace) -> bool:
-    """Nothing but the simulator is started here."""
-    return False
-
-
 def run(arguments: argparse.Namespace) -> Report:
     """Load the broker.  Raises ``ChildFailed`` when it does not start; what fails for one session is counted."""
     report = Report(NAME, vars(arguments), arguments.seed, label=arguments.label)
-    with report.until_interrupted():
-        anyio.run(_measure, arguments, report)
-    return report
+    return report.measured(_measure, arguments, report)
 
 
 async def _measure(arguments: Any, report: Report) -> None:

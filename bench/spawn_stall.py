@@ -61,11 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="of a round without spawns (default %(default)s)")  # fmt: skip
 
 
-def is_loopback_only(arguments: argparse.Namespace) -> bool:
-    """Nothing but the simulator is started here."""
-    return False
-
-
 def run(arguments: argparse.Namespace) -> Report:
     """Measure.  Raises ``ChildFailed`` when there is no second core, or the processes do not come up."""
     report = Report(NAME, vars(arguments), arguments.seed)

@@ -66,20 +66,13 @@ def _whole_values(text: str) -> list[float]:
     return values
 
 
-def is_loopback_only(arguments: argparse.Namespace) -> bool:
-    """Nothing but the simulator is started here."""
-    return False
-
-
 def run(arguments: argparse.Namespace) -> Report:
     """All loads.  Raises ``ChildFailed``; what fails for one session is counted, not raised."""
     bounds = arguments.assertions or [Bound.parse(DEFAULT_BOUND)]
     parameter = "sessions per second" if arguments.rates is not None else "sessions"
     curve = Curve(parameter, [str(bound) for bound in bounds])
     report = Report(NAME, vars(arguments), arguments.seed, label=arguments.label, curve=curve)
-    with report.until_interrupted():
-        anyio.run(_measure, arguments, report, curve, bounds)
-    return report
+    return report.measured(_measure, arguments, report, curve, bounds)
 
 
 async def _measure(arguments: Any, report: Report, curve: Curve, bounds: list[Bound]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
+from statistics import linear_regression
 from typing import Any, Final
 
 import anyio
@@ -67,12 +68,9 @@ def status_of(pid: int) -> dict[str, str]:
 
 def slope(points: Sequence[tuple[float, float]]) -> float:
     """Least squares: the change of the second value per unit of the first; 0 with fewer than two different moments."""
-    if not points:
+    if len({x for x, _ in points}) < 2:
         return 0.0
-    mean_x = sum(x for x, _ in points) / len(points)
-    mean_y = sum(y for _, y in points) / len(points)
-    spread = sum((x - mean_x) ** 2 for x, _ in points)
-    return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else 0.0
+    return linear_regression([x for x, _ in points], [y for _, y in points]).slope
 
 
 def longest(samples: Sequence[Vital]) -> list[Vital]:

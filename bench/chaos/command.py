@@ -75,11 +75,6 @@ def _empty_folder(text: str) -> Path:
     return folder.resolve()
 
 
-def is_loopback_only(arguments: argparse.Namespace) -> bool:
-    """Nothing but the simulator is started here."""
-    return False
-
-
 def run(arguments: argparse.Namespace) -> Report:
     """Load the broker.  Raises ``ChildFailed`` when a broker does not start; what is amiss is in the report."""
     report = Report(NAME, vars(arguments), arguments.seed)

@@ -4,11 +4,9 @@ Caller: ``bench.__main__``.  See ``bench.peers`` for the parts.
 """
 
 import argparse
-import resource
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +26,8 @@ from bench.peers.scenario import FULL, QUICK, Load, Scenario, Sizes, loads
 from bench.peers.subject import Subject, missing, started
 from bench.peers.tables import ratio_table, tables
 from bench.report import Report
+from bench.traffic import script
+from bench.traffic.descriptors import make_room
 from broker.processes.program import Cli
 
 NAME: Final = "peers"
@@ -55,6 +55,8 @@ receiver in a process of its own; a line carries the moment of its write.  `boun
 the figures may be of.  Ratios are made within a round; the median of the rounds is told.
 """
 SERIES: Final = judgement.NAMES
+DESCRIPTORS: Final = 5
+"""Of the broker for one session; it inherits the limit."""
 Key = tuple[str, Subject]
 Choice = TypeVar("Choice", Scenario, Subject)
 
@@ -72,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"of {', '.join(Scenario)} (default: all)")  # fmt: skip
     parser.add_argument("--peer", type=_some(Subject), default=list(Subject), metavar="A,B",
                         help=f"of {', '.join(Subject)} (default: all that this machine has)")  # fmt: skip
-    parser.add_argument("--rounds", type=_count, metavar="N", help="(default 3, with --quick 1)")
+    parser.add_argument("--rounds", type=script.count, metavar="N", help="(default 3, with --quick 1)")
     parser.add_argument(
         "--quick", action="store_true", help="small sizes, one round: within a minute, for a first look"
     )
@@ -81,19 +83,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("held", "connections held open"), ("sockets", "idle sockets"), ("handshakes", "in all"),
     ):  # fmt: skip
         default = f"(default {getattr(FULL, name)}, with --quick {getattr(QUICK, name)})"
-        parser.add_argument(f"--{name}", type=_count, metavar="N", help=f"{text} {default}")
-    parser.add_argument("--rate", type=_positive, metavar="N",
+        parser.add_argument(f"--{name}", type=script.count, metavar="N", help=f"{text} {default}")
+    parser.add_argument("--rate", type=script.positive, metavar="N",
                         help=f"frames per second of each paced session (default {FULL.rate:g})")  # fmt: skip
     default = f"(default {FULL.seconds:g}, with --quick {QUICK.seconds:g})"
-    parser.add_argument("--seconds", type=_positive, metavar="S", help=f"window of paced loads {default}")
+    parser.add_argument("--seconds", type=script.positive, metavar="S", help=f"window of paced loads {default}")
     full, quick = (",".join(map(str, sizes.spread)) for sizes in (FULL, QUICK))
     parser.add_argument("--spread", type=_counts, metavar="N,N",
                         help=f"sessions of the spread (default {full}, with --quick {quick})")  # fmt: skip
-
-
-def is_loopback_only(arguments: argparse.Namespace) -> bool:
-    """Nothing but the simulator is started here."""
-    return False
 
 
 def run(arguments: argparse.Namespace) -> Report:
@@ -107,8 +104,8 @@ def run(arguments: argparse.Namespace) -> Report:
     rounds = arguments.rounds or (1 if arguments.quick else 3)
     cli = clis.choice("simulated").found
     plan = list(steps(rows, subjects, rounds, arguments.seed))
-    with _descriptors():
-        results = anyio.run(_measure, plan, cli, sizes, report)
+    make_room(max(max(row.sessions, DESCRIPTORS * row.processes) for row in rows))
+    results = anyio.run(_measure, plan, cli, sizes, report)
     _conclude(report, rows, results)
     report.targets = judgement.targets((row.name for row in rows), subjects)
     return report
@@ -172,17 +169,6 @@ def _for_file(
     return dict(found)
 
 
-@contextmanager
-def _descriptors() -> Iterator[None]:
-    """As many as the system allows: a thousand sessions are some five thousand of the broker, which inherits it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 def _some(kind: type[Choice]) -> Callable[[str], list[Choice]]:
     def convert(text: str) -> list[Choice]:
         try:
@@ -193,21 +179,5 @@ def _some(kind: type[Choice]) -> Callable[[str], list[Choice]]:
     return convert
 
 
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 10_000_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 10,000,000")
-    return int(text)
-
-
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(sorted({_count(word) for word in text.split(",")}))
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number") from error
-    if not 0 < value <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 100,000")
-    return value
+    return tuple(sorted({int(script.count(word)) for word in text.split(",")}))

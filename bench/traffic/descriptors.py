@@ -1,6 +1,6 @@
 """File descriptors for as many sockets as a load has, here and in what is started from here.
 
-Callers: ``bench.connect``, ``bench.traffic.target``.
+Callers: ``bench.connect``, ``bench.peers``, ``bench.traffic.target``.
 """
 
 import resource

@@ -65,20 +65,19 @@ class Cgroup:
     def __init__(self, path: Path | None = None, owner: "Cgroups | None" = None) -> None:
         self._path = path
         self._owner = owner
-        self._thread = anyio.CapacityLimiter(1) if owner is None else owner.thread
 
     async def take_in(self, pid: int) -> None:
         """Make the folder and put a process into it that has just been started, with children that it has already.
 
-        The move is made in a thread: the kernel takes a lock of all of its processes, 0.3 ms at the median on 2 shared
-        cores, 20 ms where others make cgroups too.  A cancel waits for it.  A failure is logged and counted: the
-        process then lives without one.
+        The move is made in a thread of its own, which waits for nobody else's: the kernel takes a lock of all of its
+        processes, 0.3 ms at the median on 2 shared cores, 20 ms where others make cgroups too.  A cancel waits for it.
+        A failure is logged and counted: the process then lives without one.
         """
         path = self._path
         if path is None:
             return
         try:
-            await anyio.to_thread.run_sync(_move, path, pid, limiter=self._thread)
+            await anyio.to_thread.run_sync(_move, path, pid, limiter=anyio.CapacityLimiter(1))
         except ProcessLookupError:  # dead already
             return
         except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
@@ -133,8 +132,6 @@ class Cgroups:
         self.folder = folder
         self.obstacle = "there is no cgroup of version 2 here" if folder is None else "pool.cgroup is off"
         self._left: set[Path] = set()
-        self.thread = anyio.CapacityLimiter(1)
-        """For moves: none waits for what others do in threads."""
         self.on_failed: Failed = lambda fault: None
 
     @classmethod

@@ -324,13 +324,10 @@ class Connection:
     def _next_batch(self) -> bytes:
         parts: list[bytes] = []
         outbox = self._outbox
-        if outbox:
-            due = (after <= self._cursor or self._entry is None for after, _ in outbox)
-            count = next((at for at, is_due in enumerate(due) if not is_due), len(outbox))
-            parts += [frame for _, frame in outbox[:count]]
-            del outbox[:count]
-            if len(outbox) < OUTBOX_FRAMES:
-                self._tell_room()
+        while outbox and (outbox[0][0] <= self._cursor or self._entry is None):
+            parts.append(outbox.pop(0)[1])
+        if len(outbox) < OUTBOX_FRAMES:
+            self._tell_room()
         if self._entry is not None:
             replay = self._entry.session.log
             if replay.has_fallen_off(self._cursor):

@@ -131,7 +131,7 @@ class ReplayLog:
 
     def has_fallen_off(self, after: int) -> bool:
         """Whether frames that a reader at ``after`` still needs are gone."""
-        return after < self.head - len(self._frames) + self._first
+        return after < self.tail
 
     def resume(self, epoch: str | None, last_seq: int | None) -> Resume:
         """Decide where a client goes on, and say what it lost: never a silent gap.
